@@ -1,0 +1,151 @@
+"""The run directory: what one run leaves, and the typed shape of its ``run.json``.
+
+``runs/<UTC time>-<command>/`` is complete at every moment: ``run.json`` is replaced atomically, a block's folder
+is filled before the block is listed in it, so an interrupted run keeps its finished blocks and says so.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RUN_SCHEMA = 1
+
+
+class Record(BaseModel):
+    """A part of ``run.json``: unknown keys are an error, so that an old reader never misreads a newer file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Placement(Record):
+    """Which CPUs the two sides of the experiment run on; ``pinned`` is false where the system cannot pin."""
+
+    contender: list[int]
+    generator: list[int]
+    pinned: bool
+
+
+class Environment(Record):
+    """The machine and what was installed on it."""
+
+    cpu: str
+    cores: int
+    affinity: list[int]
+    os: str
+    python: str
+    memory_bytes: int
+    packages: dict[str, str]
+    servers: dict[str, str]
+    placement: Placement
+
+
+class ContenderRecord(Record):
+    """A contender as it was run: exact commands and settings, and how many tasks it can run at once."""
+
+    name: str
+    title: str
+    api: list[str]
+    workers: list[list[str]] = []
+    broker: Literal["redis"] | None = None
+    env: dict[str, str] = {}
+    slots: str = Field(description="how many tasks can run at once, in words")
+
+
+class ScenarioRecord(Record):
+    """The load of a block."""
+
+    name: str
+    users: str = Field(description="the Locust user class that builds the requests")
+    rate: float = Field(description="requests per second, bystanders not counted")
+    arrivals: Literal["poisson", "constant"]
+    warmup_s: float
+    duration_s: float
+    description: str = ""
+
+
+class Plan(Record):
+    """What a run was asked to do; with ``seed`` it fixes the order of blocks and every arrival."""
+
+    command: str
+    seed: int
+    rounds: int
+    quick: bool
+    stack: Literal["local", "compose", "running"]
+    contenders: list[ContenderRecord]
+    scenarios: list[ScenarioRecord]
+    horizon_s: float = Field(description="how long after the window a task may still end")
+    faults: list[str] = []
+
+
+class BlockRecord(Record):
+    """One block: one contender, freshly started, under one load for one period."""
+
+    number: int
+    round: int = Field(description="from 1; 0 for a fault block, which belongs to no round")
+    contender: str
+    scenario: str
+    fault: str | None = None
+    folder: str = Field(description="relative to the run directory")
+    state: Literal["planned", "finished", "failed"]
+    valid: bool | None = None
+    why: list[str] = Field(default=[], description="why the block is void, or why it failed")
+    window_start_ns: int | None = None
+    window_end_ns: int | None = None
+    drained_ns: int | None = Field(default=None, description="when the last task ended or the horizon passed")
+    instrument: dict[str, float] = Field(
+        default={}, description="lateness, loop lag, steal: see docs/method.md"
+    )
+
+
+class RunRecord(Record):
+    """``run.json``."""
+
+    schema_version: int = RUN_SCHEMA
+    started_at: datetime
+    ended_at: datetime | None = None
+    interrupted: bool = False
+    git_commit: str
+    plan: Plan
+    environment: Environment
+    blocks: list[BlockRecord]
+
+
+class RunDir:
+    """A run directory on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, parent: Path, command: str) -> Self:
+        """Make ``parent/<UTC time>-<command>``. Raises OSError where the disk does not let it."""
+        path = parent / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
+        path.mkdir(parents=True)
+        (path / "blocks").mkdir()
+        return cls(path)
+
+    def read(self) -> RunRecord:
+        """Return ``run.json``. Raises FileNotFoundError, or ValueError where it is not one of ours."""
+        return RunRecord.model_validate_json((self.path / "run.json").read_text())
+
+    def write(self, run: RunRecord) -> None:
+        """Replace ``run.json`` in one step."""
+        self.write_text("run.json", run.model_dump_json(indent=2))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file of the run in one step, so that a reader sees the old or the new, never half."""
+        draft = self.path / f".{name}.draft"
+        draft.write_text(text)
+        os.replace(draft, self.path / name)
+
+    def block(self, record: BlockRecord) -> Path:
+        """Return the folder of a block."""
+        return self.path / record.folder
+
+
+def block_folder(number: int, contender: str, what: str) -> str:
+    """Return the folder of a block, relative to the run: ``blocks/<n>-<contender>-<scenario|fault>``."""
+    return f"blocks/{number:02d}-{contender}-{what}"
