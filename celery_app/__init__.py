@@ -1,0 +1,1 @@
+"""The API whose work is dispatched to Celery workers over Redis."""

@@ -1,0 +1,1 @@
+"""The orchestrator: starts stacks, drives load, measures and reports."""

@@ -4,7 +4,6 @@
 is filled before the block is listed in it, so an interrupted run keeps its finished blocks and says so.
 """
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
@@ -95,9 +94,7 @@ class BlockRecord(Record):
     window_start_ns: int | None = None
     window_end_ns: int | None = None
     drained_ns: int | None = Field(default=None, description="when the last task ended or the horizon passed")
-    instrument: dict[str, float] = Field(
-        default={}, description="lateness, loop lag, steal: see docs/method.md"
-    )
+    instrument: dict[str, float] = Field(default={}, description="lateness, loop lag, steal: see docs/method.md")
 
 
 class RunRecord(Record):
@@ -139,7 +136,7 @@ class RunDir:
         """Replace a file of the run in one step, so that a reader sees the old or the new, never half."""
         draft = self.path / f".{name}.draft"
         draft.write_text(text)
-        os.replace(draft, self.path / name)
+        draft.replace(self.path / name)
 
     def block(self, record: BlockRecord) -> Path:
         """Return the folder of a block."""

@@ -1,0 +1,1 @@
+"""The load: open-loop arrivals inside Locust. It speaks HTTP only and imports no app."""

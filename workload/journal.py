@@ -43,9 +43,7 @@ class Journal:
             }
         )
 
-    def write(
-        self, task_id: UUID, job: str, event: Event, *, attempt: int = 1, error: str | None = None
-    ) -> None:
+    def write(self, task_id: UUID, job: str, event: Event, *, attempt: int = 1, error: str | None = None) -> None:
         """Append one event, stamped now."""
         line: dict[str, Any] = {
             "task_id": str(task_id),
@@ -148,9 +146,7 @@ def _journaled_coroutine(job: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _journal_failure(
-    job: Callable[..., Any], task_id: UUID, error: BaseException, then: Sequence[UUID]
-) -> None:
+def _journal_failure(job: Callable[..., Any], task_id: UUID, error: BaseException, then: Sequence[UUID]) -> None:
     """Journal a failure, and the later steps that it stops."""
     journal().write(task_id, job.__name__, "failed", error=f"{type(error).__name__}: {error}")
     for later in then:

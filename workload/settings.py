@@ -13,14 +13,10 @@ class Settings(BaseSettings):
     Every field is an environment variable of the same name in capitals, for example ``DATA_DIR``.
     """
 
-    data_dir: Path = Field(
-        default=Path("data"), description="uploads, logs and the journal; shared by API and workers"
-    )
+    data_dir: Path = Field(default=Path("data"), description="uploads, logs and the journal; shared by API and workers")
     database_url: str = "postgresql://postgres@127.0.0.1:5432/postgres"
     smtp_url: str = "smtp://127.0.0.1:1025"
-    allow_crash: bool = Field(
-        default=False, description="whether POST /probe may kill the process it runs in"
-    )
+    allow_crash: bool = Field(default=False, description="whether POST /probe may kill the process it runs in")
 
 
 @cache

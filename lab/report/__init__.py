@@ -1,0 +1,1 @@
+"""The report: pure functions of a run directory."""
