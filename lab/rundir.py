@@ -62,6 +62,8 @@ class ScenarioRecord(Record):
     arrivals: Literal["poisson", "constant"]
     warmup_s: float
     duration_s: float
+    probe_work: str | None = Field(default=None, description="for the users `probe`: what a task does")
+    probe_seconds: float | None = Field(default=None, description="and for how long")
     description: str = ""
 
 

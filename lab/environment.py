@@ -1,0 +1,71 @@
+"""The environment record: on what machine, with which packages and at which commit a run was made."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from lab.rundir import Environment, Placement
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+RECORDED_PACKAGES = [
+    "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "celery", "kombu", "redis", "psycopg",
+    "pgvector", "wordllama", "locust", "gevent", "geventhttpclient", "pydantic", "duckdb",
+]  # fmt: skip
+
+
+def describe(placement: Placement, servers: dict[str, str]) -> Environment:
+    """Return the environment record of this machine and process."""
+    return Environment(
+        cpu=_cpu_model(),
+        cores=os.cpu_count() or 1,
+        affinity=available_cpus(),
+        os=platform.platform(),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        memory_bytes=psutil.virtual_memory().total,
+        packages={name: metadata.version(name) for name in RECORDED_PACKAGES},
+        servers=servers,
+        placement=placement,
+    )
+
+
+def available_cpus() -> list[int]:
+    """Return the CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def place(cpus: list[int]) -> Placement:
+    """Split the CPUs: the lower half for generator, shared servers and lab, the upper half for the contender.
+
+    With an odd count the contender gets the larger half. One CPU alone cannot be split: see `lab.doctor`.
+    """
+    half = len(cpus) // 2
+    return Placement(contender=cpus[half:], generator=cpus[:half], pinned=hasattr(os, "sched_setaffinity"))
+
+
+def git_commit() -> str:
+    """Return the commit of this checkout, ``-dirty`` appended where files differ from it, or ``unknown``."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()

@@ -1,0 +1,100 @@
+"""The load: Locust as a subprocess, and its raw samples as a table."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from lab.environment import PROJECT
+from lab.errors import LabError
+from lab.rundir import ScenarioRecord
+from lab.stacks.supervisor import Supervisor
+
+BYSTANDERS_PER_S = 20
+IN_FLIGHT_CAP = 1000
+# A request may take its time-out of 10 s after the last arrival; what is not back by then is Locust's own fault.
+GRACE_S = 30
+
+SAMPLE_COLUMNS = {
+    "seq": "BIGINT",
+    "stream": "VARCHAR",
+    "phase": "VARCHAR",
+    "route": "VARCHAR",
+    "request_id": "VARCHAR",
+    "tasks": "INTEGER",
+    "intended_ns": "BIGINT",
+    "sent_ns": "BIGINT",
+    "ended_ns": "BIGINT",
+    "status": "INTEGER",
+    "outcome": "VARCHAR",
+    "error": "VARCHAR",
+}
+
+
+def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path) -> list[str]:
+    """Return the command that puts a scenario's load on a host and writes its raw samples."""
+    options = {
+        "--host": host,
+        "--scenario": scenario.users,
+        "--rate": scenario.rate,
+        "--warmup": scenario.warmup_s,
+        "--duration": scenario.duration_s,
+        "--arrivals": scenario.arrivals,
+        "--seed": seed,
+        "--bystanders": BYSTANDERS_PER_S,
+        "--in-flight": IN_FLIGHT_CAP,
+        "--samples": samples,
+        "--probe-work": scenario.probe_work,
+        "--probe-seconds": scenario.probe_seconds,
+    }
+    locustfile = str(PROJECT / "loadtests" / "locustfile.py")
+    command = [sys.executable, "-m", "locust", "-f", locustfile, "--headless"]
+    return command + [str(part) for pair in options.items() if pair[1] is not None for part in pair]
+
+
+def drive(
+    supervisor: Supervisor,
+    command: list[str],
+    cpus: list[int] | None,
+    log: Path,
+    planned_s: float,
+    tick: Callable[[], None],
+) -> None:
+    """Run Locust to its end, calling ``tick`` four times a second. Raises LabError where it fails or never ends."""
+    locust = supervisor.start("locust", command, {}, cwd=PROJECT, cpus=cpus, log=log)
+    deadline = time.monotonic() + planned_s + GRACE_S
+    while (status := locust.poll()) is None:
+        if time.monotonic() > deadline:
+            supervisor.stop("locust", grace_s=1)
+            raise LabError(f"The load generator did not end within {planned_s + GRACE_S:.0f} s; see {log}.")
+        tick()
+        time.sleep(0.25)
+    if status != 0:
+        raise LabError(f"The load generator ended with status {status}; see {log}.")
+
+
+def read_header(samples: Path) -> dict[str, Any]:
+    """Return the first line of a samples file: the clock's anchor and the bounds of the window."""
+    with samples.open() as lines:
+        header: dict[str, Any] = json.loads(next(lines))
+    return header
+
+
+def read_footer(samples: Path) -> dict[str, Any]:
+    """Return the last line of a samples file; empty where the file was cut off before it."""
+    last = samples.read_bytes().rstrip().rpartition(b"\n")[2]
+    footer: dict[str, Any] = json.loads(last) if last else {}
+    return footer if "loop_lag_p99_ms" in footer else {}
+
+
+def samples_to_parquet(samples: Path, table: Path) -> None:
+    """Write the rows of a samples file, without its first and last line, as Parquet."""
+    duckdb.execute(
+        "COPY (SELECT * FROM read_json($samples, format='newline_delimited', columns=$columns) "
+        "WHERE seq IS NOT NULL ORDER BY seq) TO '" + str(table).replace("'", "''") + "' (FORMAT parquet)",
+        {"samples": str(samples), "columns": SAMPLE_COLUMNS},
+    )

@@ -1,0 +1,141 @@
+"""One experiment: the plan's blocks, run one after another, each on a fresh stack."""
+
+import random
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lab import ledger, load, validity
+from lab.clock import ClockReading
+from lab.drain import JournalTail, acknowledged_tasks, drain
+from lab.errors import LabError
+from lab.interrupt import Interrupt, Interrupted
+from lab.progress import Progress
+from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, block_folder
+from lab.sampler import Sampler
+from lab.stacks.local import LocalStack, Servers
+from lab.stacks.supervisor import Supervisor
+
+# What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
+BLOCK_OVERHEAD_S = 8.0
+
+
+def plan_blocks(plan: Plan) -> list[BlockRecord]:
+    """Return a plan's blocks: in each round every contender under every scenario, in random order from the seed."""
+    order = random.Random(plan.seed)
+    blocks: list[BlockRecord] = []
+    for round_number in range(1, plan.rounds + 1):
+        pairs = [(contender, scenario) for contender in plan.contenders for scenario in plan.scenarios]
+        order.shuffle(pairs)
+        for contender, scenario in pairs:
+            number = len(blocks) + 1
+            blocks.append(
+                BlockRecord(
+                    number=number,
+                    round=round_number,
+                    contender=contender.name,
+                    scenario=scenario.name,
+                    folder=block_folder(number, contender.name, scenario.name),
+                    state="planned",
+                )
+            )
+    return blocks
+
+
+def planned_seconds(plan: Plan, blocks: list[BlockRecord]) -> dict[int, float]:
+    """Return how long each block should take, by its number."""
+    loads = {scenario.name: scenario.warmup_s + scenario.duration_s for scenario in plan.scenarios}
+    return {block.number: loads[block.scenario] + BLOCK_OVERHEAD_S for block in blocks}
+
+
+class Experiment:
+    """A run in progress: its directory, its servers, and the block that is being measured."""
+
+    def __init__(
+        self,
+        directory: RunDir,
+        run: RunRecord,
+        supervisor: Supervisor,
+        servers: Servers,
+        interrupt: Interrupt,
+        progress: Progress,
+    ) -> None:
+        self.directory = directory
+        self.run = run
+        self.supervisor = supervisor
+        self.servers = servers
+        self.interrupt = interrupt
+        self.progress = progress
+
+    def measure(self) -> None:
+        """Run every block that is still planned; ``run.json`` is rewritten after each."""
+        try:
+            for block in self.run.blocks:
+                if block.state == "planned":
+                    self._measure_block(block)
+        except Interrupted:
+            self.run.interrupted = True
+        finally:
+            self.progress.close()
+            self.run.ended_at = datetime.now(UTC)
+            self.directory.write(self.run)
+
+    def _measure_block(self, block: BlockRecord) -> None:
+        self.interrupt.check()
+        self.progress.block(block, len(self.run.blocks))
+        folder = self.directory.block(block)
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run had begun
+        folder.mkdir(parents=True)
+        try:
+            self._load_and_collect(block, folder)
+            self._settle(block, folder)
+        except Interrupted:
+            shutil.rmtree(folder)
+            raise
+        except LabError as error:
+            block.state, block.valid, block.why = "failed", False, [str(error)]
+        self.directory.write(self.run)
+        self.progress.done(block)
+
+    def _load_and_collect(self, block: BlockRecord, folder: Path) -> None:
+        contender = next(c for c in self.run.plan.contenders if c.name == block.contender)
+        placement = self.run.environment.placement
+        self.progress.phase("start")
+        with LocalStack(self.supervisor, contender, self.servers, folder, placement) as stack:
+            before = ClockReading.now()
+            with Sampler(stack.roles, folder / "resources.parquet"):
+                self._drive(block, folder, stack)
+            block.instrument |= before.until(ClockReading.now(), cpus=len(self.run.environment.affinity))
+            self.progress.phase("stop")
+            stack.stop()
+            stack.collect()
+
+    def _drive(self, block: BlockRecord, folder: Path, stack: LocalStack) -> None:
+        scenario = next(s for s in self.run.plan.scenarios if s.name == block.scenario)
+        samples = folder / "requests.jsonl"
+        tail = JournalTail(stack.journal)
+        # Every contender of a round gets the same arrivals and the same requests: the rounds are pairs.
+        command = load.locust_command(scenario, stack.base_url, self.run.plan.seed + block.round, samples)
+        planned_s = scenario.warmup_s + scenario.duration_s
+
+        def tick() -> None:
+            self.interrupt.check()
+            tail.read()
+            self.progress.phase("load")
+
+        load.drive(self.supervisor, command, stack.generator_cpus, folder / "logs" / "locust.log", planned_s, tick)
+        header = load.read_header(samples)
+        block.window_start_ns, block.window_end_ns = header["window_start_ns"], header["window_end_ns"]
+        block.instrument |= load.read_footer(samples)
+        self.progress.phase("drain")
+        tasks, horizon_s = acknowledged_tasks(samples), self.run.plan.horizon_s
+        block.drained_ns = drain(tail, tasks, horizon_s, stack.broker_is_empty, self.interrupt.check)
+        load.samples_to_parquet(samples, folder / "requests.parquet")
+        samples.unlink()
+
+    def _settle(self, block: BlockRecord, folder: Path) -> None:
+        self.progress.phase("ledger")
+        ledger.settle(folder)
+        block.why = validity.judge(folder, block)
+        block.valid = not block.why
+        block.state = "finished"
