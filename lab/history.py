@@ -1,0 +1,156 @@
+"""The history of one id: everything a block's folder knows about a task or a request, in order and in sentences."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid5
+
+import duckdb
+
+# Why a task has the fate it has: the table of docs/method.md in words.
+WHY = {
+    "done": "executed to its end exactly once",
+    "failed": "the journal says that it failed for good",
+    "given_up": "the journal says that its attempts were used up",
+    "skipped": "the journal says that an earlier step stopped it",
+    "pending": "never executed to its end; it, or the step before it, still waits in the queue",
+    "stranded": "never executed to its end; a worker took it, or the step before it, and never acknowledged it",
+    "lost": "its request was acknowledged, it was never executed to its end, and nothing holds it any more",
+    "duplicated": "executed to its end more than once",
+    "not_done": "never executed to its end, and its request never got a yes",
+    "recovered": "executed to its end, although its request never got a yes",
+    "unexpected": "executed to its end, although its request was refused or never made",
+}
+
+Moment = tuple[int | None, str]  # monotonic ns, or None where only the end state is known
+
+
+def history(block: Path, sought: UUID) -> list[str]:
+    """Return what is known about a task's or a request's id, one sentence each, with seconds since it was due.
+
+    Sentences without a time (what the end of the block found) come last. Empty where nothing is known.
+    """
+    request, task_ids = _whose(block, str(sought))
+    moments = list(_request_moments(request)) if request else []
+    for task_id in task_ids:
+        moments += _task_moments(block, task_id)
+    if not moments:
+        return []
+    moments += _fault_moments(block)
+    start_ns = request["intended_ns"] if request else min((t for t, _ in moments if t is not None), default=0)
+    moments.sort(key=lambda moment: (moment[0] is None, moment[0] or 0))
+    return [_said(moment, start_ns) for moment in moments] + [f for task in task_ids for f in _fate(block, task)]
+
+
+def _said(moment: Moment, start_ns: int) -> str:
+    t_ns, sentence = moment
+    return f"At the end: {sentence}." if t_ns is None else f"{(t_ns - start_ns) / 1e9:+.3f} s: {sentence}."
+
+
+def _rows(sql: str, **values: Any) -> list[dict[str, Any]]:
+    """Return the rows of a query as dictionaries."""
+    with duckdb.connect() as db:
+        result = db.execute(sql, values)
+        names = [column[0] for column in result.description or []]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def _whose(block: Path, sought: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the request that the id is of or belongs to, and the ids of the tasks to tell about."""
+    requests = str(block / "requests.parquet")
+    sql = "SELECT * FROM read_parquet($requests) WHERE request_id = $id"
+    for row in _rows(sql, requests=requests, id=sought):
+        return row, [_task_id(sought, position) for position in range(row["tasks"])]
+    for row in _rows("SELECT request_id, tasks FROM read_parquet($requests) WHERE tasks > 0", requests=requests):
+        if sought in (_task_id(row["request_id"], position) for position in range(row["tasks"])):
+            return _rows(sql, requests=requests, id=row["request_id"])[0], [sought]
+    return None, [sought]
+
+
+def _task_id(request_id: str, position: int) -> str:
+    return str(uuid5(UUID(request_id), str(position)))
+
+
+def _request_moments(request: dict[str, Any]) -> Iterator[Moment]:
+    yield request["intended_ns"], f"request {request['request_id']} was due: {request['route']} ({request['phase']})"
+    if request["sent_ns"] is None:
+        yield None, "the request was never sent, because the in-flight cap was reached"
+        return
+    yield request["sent_ns"], "the request was sent"
+    answer = request["error"] or (f"status {request['status']}" if request["status"] else "no answer")
+    yield request["ended_ns"], f"the request ended {request['outcome']}: {answer}"
+
+
+def _task_moments(block: Path, task_id: str) -> list[Moment]:
+    evidence = block / "evidence"
+    moments, pids = _journal_moments(evidence / "journal", task_id)
+    moments += _effect_moments(evidence, task_id)
+    moments += _leftover_moments(evidence / "broker.json", task_id)
+    return moments + [
+        (process["ended_ns"], f"process {process['pid']} ({process.get('name', '?')}) ended")
+        for process in _lines_with(evidence / "processes.jsonl", '"pid"')
+        if process.get("ended_ns") is not None and process["pid"] in pids
+    ]
+
+
+def _lines_with(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON lines of a file that contain a text; none where there is no such file."""
+    if path.exists():
+        with path.open(encoding="utf-8") as lines:
+            yield from (json.loads(line) for line in lines if text in line)
+
+
+def _journal_moments(journal: Path, task_id: str) -> tuple[list[Moment], set[int]]:
+    """Return the events of a task, and the pids of the processes that wrote them."""
+    moments: list[Moment] = []
+    pids: set[int] = set()
+    for path in sorted(journal.glob("*.jsonl")):
+        service, pid = path.stem.rsplit("-", 3)[0], int(path.stem.rsplit("-", 2)[1])
+        for event in _lines_with(path, task_id):
+            error = f" ({event['error']})" if "error" in event else ""
+            what = f"task {task_id} ({event['job']}) {event['event']}{error}, journal of {service}, process {pid}"
+            moments.append((event["t_ns"], what))
+            pids.add(pid)
+    return moments, pids
+
+
+def _effect_moments(evidence: Path, task_id: str) -> Iterator[Moment]:
+    for name, effect in {"actions.log": "line in the action log", "mail.jsonl": "mail", "effects.log": "line"}.items():
+        for line in _lines_with(evidence / name, task_id):
+            yield line.get("t_ns"), f"the effect of task {task_id} is there: a {effect} ({name})"
+    for row in _lines_with(evidence / "rows.jsonl", task_id):
+        state = f", status {row['status']}" if row.get("status") else ""
+        yield None, f"PostgreSQL holds the {row['kind']} of task {task_id}{state}"
+
+
+def _leftover_moments(broker: Path, task_id: str) -> Iterator[Moment]:
+    held = json.loads(broker.read_text()) if broker.exists() else {}
+    for place, words in {"queue": "waits in the queue", "unacked": "is taken and unacknowledged"}.items():
+        for message in held.get(place, []):
+            if message["task_id"] == task_id:
+                yield None, f"the broker still holds task {task_id}: it {words}"
+            if task_id in message["chain"]:
+                yield None, f"the broker still holds task {task_id} inside {message['task_id']}, which {words}"
+
+
+def _fault_moments(block: Path) -> Iterator[Moment]:
+    path = block / "faults.json"
+    for fault in json.loads(path.read_text()) if path.exists() else []:
+        pids = ", ".join(str(pid) for pid in fault["pids"])
+        yield fault["injected_ns"], f"fault {fault['fault']} was injected (processes {pids})"
+        if fault.get("healed_ns") is not None:
+            yield fault["healed_ns"], f"fault {fault['fault']} was healed"
+
+
+def _fate(block: Path, task_id: str) -> Iterator[str]:
+    tasks = block / "tasks.parquet"
+    if not tasks.exists():
+        return
+    sql = "SELECT * FROM read_parquet($tasks) WHERE task_id = $id"
+    for row in _rows(sql, tasks=str(tasks), id=task_id):
+        yield f"Task {task_id} is {row['fate'].replace('_', ' ')}: {WHY[row['fate']]}. Last seen: {row['last_seen']}."
+        yield (
+            f"Its effect was found {row['n_effects']} times, and the journal has {row['n_journal']} successes: "
+            f"{row['agreement']}."
+        )

@@ -1,0 +1,291 @@
+"""The ledger: what became of every task of a block, by the table of ``docs/method.md``.
+
+A pure function of the block's folder: `settle` reads ``requests.parquet`` and ``evidence/`` and writes
+``tasks.parquet``, one row per task that an acknowledged or indeterminate request may have caused, and one per task
+that was done although nobody was told of it. `Rules` holds every rule by name; the tests disable each in turn.
+"""
+# ruff: noqa: S608 - the SQL is put together from this module's own rules; values go in as parameters
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from lab.history import history as history
+
+# The job behind each route; for probes the journal and the effects say which.
+JOB_OF_ROUTE = {
+    "POST /action": "write_log",
+    "POST /register": "send_email",
+    "POST /multi-tasks": "step",
+    "POST /async-task": "async_task",
+    "POST /upload": "process_document",
+    "POST /chat": "log_conversation",
+}
+
+# Doing these twice leaves what doing them once leaves: how often they ran, the journal says.
+IDEMPOTENT_JOBS = "('process_document', 'log_conversation')"
+
+# An effect that carries no id, or none that is a UUID, belongs to nobody; it is kept under the nil UUID.
+NIL = "00000000-0000-0000-0000-000000000000"
+
+FATES = {
+    "unexpected": "NOT asked",
+    "recovered": "outcome = 'indeterminate' AND n = 1",
+    "duplicated": "n > 1",
+    "not_done": "outcome = 'indeterminate' AND n = 0",
+    "done": "n = 1",
+    "failed": "n_failed > 0",
+    "given_up": "n_given_up > 0",
+    "skipped": "n_skipped > 0",
+    "pending": "in_queue",
+    "stranded": "in_unacked",
+    "lost": "n = 0",
+}
+
+AGREEMENTS = {
+    "equal": f"n_effects = n_journal OR (job IN {IDEMPOTENT_JOBS} AND n_effects > 0 AND n_journal > 0)",
+    "explained": "n_effects - n_journal BETWEEN 1 AND n_cut_off",
+    "unexplained": "true",
+}
+
+EFFECTS = {
+    "actions": "SELECT id(task_id), 'write_log', t_ns FROM actions_lines",
+    "mails": "SELECT id(task_id), 'send_email', t_ns FROM mail_lines",
+    "effects": "SELECT id(task_id), job, t_ns FROM effects_lines",
+    "conversations": "SELECT id(task_id), 'log_conversation', NULL FROM rows_lines WHERE kind = 'conversation'",
+    "documents": (
+        "SELECT id(task_id), 'process_document', NULL FROM rows_lines WHERE kind = 'document' AND status = 'ready'"
+    ),
+}
+
+LEFTOVERS = {
+    "queue": "SELECT id(m.task_id), true FROM broker, unnest(queue) AS q(m)",
+    "queue_chains": "SELECT id(unnest(m.chain)), true FROM broker, unnest(queue) AS q(m)",
+    "unacked": "SELECT id(m.task_id), false FROM broker, unnest(unacked) AS u(m)",
+    "unacked_chains": "SELECT id(unnest(m.chain)), false FROM broker, unnest(unacked) AS u(m)",
+}
+
+DEATHS = {
+    "processes": "SELECT pid, ended_ns AS died_ns FROM processes_lines WHERE ended_ns IS NOT NULL",
+    # A child that was killed by the fault and reaped by its own parent is recorded only here.
+    "faults": "SELECT unnest(pids), coalesce(healed_ns, injected_ns) FROM faults WHERE confirmed",
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules by name, in the order in which the first that holds decides (fates, agreements) or all add up."""
+
+    fates: Mapping[str, str] = field(default_factory=lambda: FATES)
+    agreements: Mapping[str, str] = field(default_factory=lambda: AGREEMENTS)
+    effects: Mapping[str, str] = field(default_factory=lambda: EFFECTS)
+    leftovers: Mapping[str, str] = field(default_factory=lambda: LEFTOVERS)
+    deaths: Mapping[str, str] = field(default_factory=lambda: DEATHS)
+
+
+RULES = Rules()
+
+
+def settle(block: Path, rules: Rules = RULES) -> None:
+    """Write ``tasks.parquet`` of a block. Raises duckdb.Error where a file of the block cannot be read."""
+    with duckdb.connect() as db:
+        db.execute("SET preserve_insertion_order = false")
+        _define_functions(db)
+        _read_requests(db, block)
+        _read_journal(db, block)
+        _read_deaths(db, block, rules)
+        _read_effects(db, block, rules)
+        _read_leftovers(db, block, rules)
+        _summarise_journal(db)
+        _join(db)
+        draft = block / ".tasks.parquet.draft"
+        db.execute(_verdicts(rules, draft))
+    draft.replace(block / "tasks.parquet")
+
+
+def _define_functions(db: duckdb.DuckDBPyConnection) -> None:
+    """Define ``id(text)`` and ``task_id_of(request, position)``, the contract's uuid5 (RFC 9562, section 5.5)."""
+    db.execute(f"CREATE MACRO id(text) AS coalesce(try_cast(text AS UUID), '{NIL}'::UUID)")
+    db.execute(
+        """
+        CREATE MACRO version_5(h) AS (
+            substr(h, 1, 12) || '5' || substr(h, 14, 3)
+            || substr('89ab', (('0x' || substr(h, 17, 1))::INT & 3) + 1, 1) || substr(h, 18, 15))::UUID
+        """
+    )
+    db.execute(
+        "CREATE MACRO task_id_of(request, position) AS "
+        "version_5(sha1(unhex(replace(request::VARCHAR, '-', '')) || encode(position::VARCHAR)))"
+    )
+
+
+def _read_requests(db: duckdb.DuckDBPyConnection, block: Path) -> None:
+    """Table ``asked``: every task that a request may have caused; refused and unsent requests asked for none."""
+    routes = ", ".join(f"('{route}', '{job}')" for route, job in JOB_OF_ROUTE.items())
+    db.execute(
+        f"""
+        CREATE TABLE asked AS
+        WITH intended AS (SELECT *, unnest(range(tasks)) AS position FROM read_parquet($requests) WHERE tasks > 0),
+             jobs(route, job) AS (VALUES {routes})
+        SELECT task_id_of(request_id, position) AS task_id, request_id::UUID AS request_id, route, jobs.job,
+               position::INTEGER AS position, phase, outcome, intended_ns,
+               outcome IN ('acknowledged', 'indeterminate') AS asked
+        FROM intended LEFT JOIN jobs USING (route)
+        """,
+        {"requests": str(block / "requests.parquet")},
+    )
+
+
+def _read_lines(db: duckdb.DuckDBPyConnection, name: str, files: list[Path], columns: dict[str, str]) -> None:
+    """Make table ``<name>_lines`` of JSON Lines files; empty where there are none."""
+    kept = [str(file) for file in files if file.exists() and file.stat().st_size]
+    if kept:
+        db.execute(
+            f"CREATE TABLE {name}_lines AS SELECT * "
+            "FROM read_json($files, format = 'newline_delimited', columns = $columns, filename = true)",
+            {"files": kept, "columns": columns},
+        )
+    else:
+        declared = ", ".join(f"{column} {kind}" for column, kind in (columns | {"filename": "VARCHAR"}).items())
+        db.execute(f"CREATE TABLE {name}_lines ({declared})")
+
+
+def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
+    """Table ``events``: every line of every journal but the anchors, with the pid that wrote it."""
+    columns = {"task_id": "VARCHAR", "job": "VARCHAR", "event": "VARCHAR", "t_ns": "BIGINT"}
+    _read_lines(db, "journal", sorted((block / "evidence" / "journal").glob("*.jsonl")), columns)
+    db.execute(
+        r"""
+        CREATE TABLE events AS
+        SELECT id(task_id) AS task_id, job, event, t_ns, parse_filename(filename) AS file,
+               regexp_extract(filename, '-(\d+)-[^-]*\.jsonl$', 1)::BIGINT AS pid
+        FROM journal_lines WHERE event IS NOT NULL;
+        DROP TABLE journal_lines
+        """
+    )
+
+
+def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:
+    """Table ``deaths``: when which pid ended, by the supervisor's record and by the faults."""
+    evidence = block / "evidence"
+    _read_lines(db, "processes", [evidence / "processes.jsonl"], {"pid": "BIGINT", "ended_ns": "BIGINT"})
+    faults = block / "faults.json"
+    columns = "{'pids': 'BIGINT[]', 'injected_ns': 'BIGINT', 'healed_ns': 'BIGINT', 'confirmed': 'BOOLEAN'}"
+    if faults.exists():
+        db.execute(f"CREATE TABLE faults AS FROM read_json($file, columns = {columns})", {"file": str(faults)})
+    else:
+        db.execute("CREATE TABLE faults (pids BIGINT[], injected_ns BIGINT, healed_ns BIGINT, confirmed BOOLEAN)")
+    db.execute("CREATE TABLE deaths (pid BIGINT, died_ns BIGINT)")
+    for rule in rules.deaths.values():
+        db.execute(f"INSERT INTO deaths {rule}")
+
+
+def _read_effects(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:
+    """Table ``effects``: how often each task's effect is there, and when it came first."""
+    evidence = block / "evidence"
+    lines = {"task_id": "VARCHAR", "t_ns": "BIGINT"}
+    _read_lines(db, "actions", [evidence / "actions.log"], lines)
+    _read_lines(db, "mail", [evidence / "mail.jsonl"], lines)
+    _read_lines(db, "effects", [evidence / "effects.log"], lines | {"job": "VARCHAR"})
+    rows = {"kind": "VARCHAR", "task_id": "VARCHAR", "status": "VARCHAR"}
+    _read_lines(db, "rows", [evidence / "rows.jsonl"], rows)
+    db.execute(
+        f"""
+        CREATE TABLE effects AS
+        SELECT task_id, any_value(job) AS effect_job, count(*) AS n_effects, min(t_ns) AS effect_ns
+        FROM ({" UNION ALL ".join(rules.effects.values())}) AS e(task_id, job, t_ns) GROUP BY task_id
+        """
+    )
+
+
+def _read_leftovers(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:
+    """Table ``leftovers``: what the broker still holds, the later steps inside a message included."""
+    message = "STRUCT(task_id VARCHAR, chain VARCHAR[])[]"
+    columns = f"{{'queue': '{message}', 'unacked': '{message}'}}"
+    file = block / "evidence" / "broker.json"
+    if file.exists():
+        db.execute(f"CREATE TABLE broker AS FROM read_json($file, columns = {columns})", {"file": str(file)})
+    else:
+        db.execute(f"CREATE TABLE broker (queue {message}, unacked {message})")
+    db.execute(
+        f"""
+        CREATE TABLE leftovers AS
+        SELECT task_id, bool_or(in_queue) AS in_queue, bool_or(NOT in_queue) AS in_unacked
+        FROM ({" UNION ALL ".join(rules.leftovers.values())}) AS l(task_id, in_queue) GROUP BY task_id
+        """
+    )
+
+
+def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
+    """Tables ``journal``, one row per task, and ``cut_off``: starts whose process died before it wrote an end."""
+    db.execute(
+        """
+        CREATE TABLE cut_off AS
+        WITH starts AS (
+            SELECT task_id, pid, max(t_ns) FILTER (event = 'started') AS started_ns,
+                   count_if(event = 'started') - count_if(event IN ('succeeded', 'failed', 'attempt_failed')) AS open
+            FROM events GROUP BY task_id, file, pid HAVING open > 0),
+        ends AS (
+            SELECT task_id, starts.pid, any_value(open) AS open, min(died_ns) AS died_ns
+            FROM starts JOIN deaths ON deaths.pid = starts.pid AND died_ns >= started_ns GROUP BY task_id, starts.pid)
+        SELECT task_id, sum(open) AS n_cut_off, min(died_ns) AS died_ns FROM ends GROUP BY task_id
+        """
+    )
+    db.execute(
+        """
+        CREATE TABLE journal AS
+        SELECT task_id, any_value(job) AS journal_job,
+               count_if(event = 'succeeded') AS n_journal, count_if(event = 'started') AS attempts,
+               count_if(event = 'failed') AS n_failed, count_if(event = 'given_up') AS n_given_up,
+               count_if(event = 'skipped') AS n_skipped,
+               min(t_ns) FILTER (event = 'accepted') AS accepted_ns, min(t_ns) FILTER (event = 'started') AS started_ns,
+               min(t_ns) FILTER (event = 'succeeded') AS succeeded_ns,
+               max(t_ns) FILTER (event IN ('failed', 'given_up', 'skipped')) AS stopped_ns,
+               arg_max(event || ' in ' || file, t_ns) AS last_event
+        FROM events GROUP BY task_id
+        """
+    )
+
+
+def _join(db: duckdb.DuckDBPyConnection) -> None:
+    """Table ``tasks``: all that is known of each task in one row, and ``n``, how often it was executed to its end."""
+    db.execute(
+        f"""
+        CREATE TABLE tasks AS
+        WITH joined AS (
+            SELECT * REPLACE (coalesce(asked, false) AS asked, coalesce(n_effects, 0) AS n_effects,
+                              coalesce(n_journal, 0) AS n_journal, coalesce(in_queue, false) AS in_queue,
+                              coalesce(in_unacked, false) AS in_unacked, coalesce(n_cut_off, 0) AS n_cut_off,
+                              coalesce(job, journal_job, effect_job) AS job)
+            FROM asked FULL JOIN journal USING (task_id) FULL JOIN effects USING (task_id)
+            LEFT JOIN leftovers USING (task_id) LEFT JOIN cut_off USING (task_id))
+        SELECT *, CASE WHEN n_effects = 0 THEN 0
+                       WHEN job IN {IDEMPOTENT_JOBS} THEN greatest(1, n_journal)
+                       ELSE n_effects END AS n
+        FROM joined WHERE asked OR n_effects > 0 OR n_journal > 0
+        """
+    )
+
+
+def _verdicts(rules: Rules, target: Path) -> str:
+    """Return the SQL that gives each task its fate and agreement, and writes the Parquet file."""
+    return f"""
+        COPY (
+            SELECT task_id::VARCHAR AS task_id, request_id::VARCHAR AS request_id, route, job, position, phase,
+                   outcome AS request_outcome, {_first_of(rules.fates)} AS fate,
+                   n_effects::INTEGER AS n_effects, n_journal::INTEGER AS n_journal,
+                   coalesce(attempts, 0)::INTEGER AS attempts, intended_ns, accepted_ns, started_ns,
+                   CASE WHEN n > 0 THEN coalesce(succeeded_ns, effect_ns, died_ns) ELSE stopped_ns END AS ended_ns,
+                   {_first_of(rules.agreements)} AS agreement,
+                   CASE WHEN in_queue THEN 'in the queue' WHEN in_unacked THEN 'taken, unacknowledged'
+                        ELSE coalesce(last_event, if(n_effects > 0, 'its effect', 'nowhere')) END AS last_seen
+            FROM tasks ORDER BY intended_ns, position
+        ) TO '{str(target).replace("'", "''")}' (FORMAT parquet)
+    """
+
+
+def _first_of(rules: Mapping[str, str]) -> str:
+    """Return a CASE expression: the name of the first rule whose condition holds."""
+    return "CASE " + " ".join(f"WHEN {condition} THEN '{name}'" for name, condition in rules.items()) + " END"

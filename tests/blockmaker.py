@@ -1,0 +1,399 @@
+"""Makes block folders as the two contenders leave them, with what became of each task known beforehand."""
+
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+import duckdb
+
+ROUTES = {
+    "POST /action": "write_log",
+    "POST /register": "send_email",
+    "POST /multi-tasks": "step",
+    "POST /async-task": "async_task",
+    "POST /upload": "process_document",
+    "POST /chat": "log_conversation",
+    "POST /probe": "probe_io",
+}
+IDEMPOTENT = {"process_document", "log_conversation"}
+MS = 1_000_000
+REQUEST_COLUMNS = {
+    "seq": "BIGINT", "stream": "VARCHAR", "phase": "VARCHAR", "route": "VARCHAR", "request_id": "VARCHAR",
+    "tasks": "INTEGER", "intended_ns": "BIGINT", "sent_ns": "BIGINT", "ended_ns": "BIGINT", "status": "INTEGER",
+    "outcome": "VARCHAR", "error": "VARCHAR",
+}  # fmt: skip
+STATUS = {"acknowledged": 202, "refused": 503, "indeterminate": 504, "unsent": None}
+
+
+class Block:
+    """The files of one block in the making; ``expected`` is what the ledger must find: fate and agreement by id."""
+
+    def __init__(self, contender: str = "celery") -> None:
+        self.celery = contender.startswith("celery")
+        self.expected: dict[str, tuple[str, str]] = {}
+        self.requests: list[dict[str, Any]] = []
+        self.lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.journals: dict[int, list[dict[str, Any]]] = {}
+        self.names: dict[int, str] = {}
+        self.queue: list[dict[str, Any]] = []
+        self.unacked: list[dict[str, Any]] = []
+        self.faults: list[dict[str, Any]] = []
+        self.now_ns = 1_000 * MS
+        self.api = self.process("celery-api" if self.celery else "inline-api")
+        self.runner = self.process("celery-worker") if self.celery else self.api
+
+    def process(self, service: str) -> int:
+        """Start a process of the contender: a pid with a journal of its own."""
+        pid = 100 + len(self.journals)
+        self.journals[pid] = []
+        self.names[pid] = service
+        return pid
+
+    def doomed(self) -> int:
+        """Start one more process that runs tasks, for one that is about to die."""
+        return self.process("celery-worker" if self.celery else "inline-api")
+
+    def dies(self, pid: int, recorded_by: str = "processes") -> None:
+        """Record the death of a process, by its supervisor or only by the fault that killed it."""
+        if recorded_by == "processes":
+            self.lines["processes.jsonl"].append(
+                {"name": self.names[pid], "pid": pid, "started_ns": 0, "ended_ns": self.tick(), "signal": 9}
+            )
+        else:
+            self.faults.append(
+                {"fault": "child-sigkill", "injected_ns": self.tick(), "healed_ns": None, "pids": [pid],
+                 "confirmed": True}
+            )  # fmt: skip
+
+    def tick(self, ms: float = 1) -> int:
+        """Let time pass and return the monotonic clock."""
+        self.now_ns += int(ms * MS)
+        return self.now_ns
+
+    def request(self, route: str, outcome: str = "acknowledged", **fields: Any) -> list[UUID]:
+        """Add a request and return the ids of the tasks that it may have caused."""
+        request_id = uuid4()
+        sent = outcome != "unsent"
+        tasks = 3 if route == "POST /multi-tasks" else int(route in ROUTES)
+        row = {
+            "seq": len(self.requests), "stream": "load", "phase": "window", "route": route,
+            "request_id": str(request_id), "tasks": tasks, "intended_ns": self.tick(),
+            "sent_ns": self.tick(0.1) if sent else None, "ended_ns": self.tick() if sent else None,
+            "status": STATUS[outcome], "outcome": outcome, "error": None,
+        }  # fmt: skip
+        self.requests.append(row | fields)
+        return [uuid5(request_id, str(position)) for position in range(tasks)]
+
+    def event(self, task: UUID, job: str, event: str, pid: int | None = None, **fields: Any) -> None:
+        """Add a line to the journal of a process."""
+        line = {"task_id": str(task), "job": job, "event": event, "t_ns": self.tick(0.1), "attempt": 1}
+        self.journals[pid or self.runner].append(line | fields)
+
+    def effect(self, task: UUID, job: str) -> None:
+        """Add what a job leaves; for rows, doing it again leaves nothing new."""
+        name, line = self._effect_line(str(task), job)
+        if job not in IDEMPOTENT or line not in self.lines[name]:
+            self.lines[name].append(line)
+
+    def _effect_line(self, task_id: str, job: str) -> tuple[str, dict[str, Any]]:
+        t_ns = self.tick(0.1)
+        if job == "write_log":
+            return "actions.log", {"task_id": task_id, "t_ns": t_ns, "message": 'ünï\n"\x00'}
+        if job == "send_email":
+            return "mail.jsonl", {"task_id": task_id, "t_ns": t_ns, "to": ["a@example.org"], "subject": "hello"}
+        if job == "log_conversation":
+            return "rows.jsonl", {"kind": "conversation", "task_id": task_id, "t_wall": "2026-01-01T00:00:00Z"}
+        if job == "process_document":
+            document = {"kind": "document", "task_id": task_id, "document_id": str(UUID(int=1)), "status": "ready"}
+            return "rows.jsonl", document | {"chunks": 3, "error": None}
+        return "effects.log", {"task_id": task_id, "t_ns": t_ns, "job": job}
+
+    def run(self, task: UUID, job: str, pid: int | None = None, **end: Any) -> None:
+        """Execute a task to its end, as a process does."""
+        self.event(task, job, "started", pid)
+        self.effect(task, job)
+        self.event(task, job, "succeeded", pid, **end)
+
+    def expect(self, task: UUID, fate: str, agreement: str = "equal") -> None:
+        """Note what the ledger must find for a task."""
+        self.expected[str(task)] = (fate, agreement)
+
+    def write(self, folder: Path) -> Path:
+        """Write the files of the block and return its folder."""
+        journal = folder / "evidence" / "journal"
+        journal.mkdir(parents=True)
+        for pid, events in self.journals.items():
+            anchor = {"boot_id": "b", "wall_ns": 1, "monotonic_ns": 1, "service": self.names[pid]}
+            path = journal / f"{self.names[pid]}-some-host-{pid}-{secrets.token_hex(4)}.jsonl"
+            path.write_text(as_lines([anchor, *events]))
+        for name, lines in self.lines.items():
+            (folder / "evidence" / name).write_text(as_lines(lines))
+        if self.celery:
+            held = {"queue": self.queue, "unacked": self.unacked}
+            (folder / "evidence" / "broker.json").write_text(json.dumps(held))
+        if self.faults:
+            (folder / "faults.json").write_text(json.dumps(self.faults))
+        write_parquet(self.requests, REQUEST_COLUMNS, folder / "requests.parquet")
+        return folder
+
+
+def as_lines(rows: list[dict[str, Any]]) -> str:
+    """Return rows as JSON Lines."""
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+
+
+def write_parquet(rows: list[dict[str, Any]], columns: dict[str, str], target: Path) -> None:
+    """Write rows as a Parquet file with the given column types."""
+    lines = target.with_suffix(".jsonl")
+    lines.write_text(as_lines(rows))
+    declared = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
+    duckdb.execute(
+        f"COPY (FROM read_json('{lines}', format = 'newline_delimited', columns = {{{declared}}})) "
+        f"TO '{target}' (FORMAT parquet)"
+    )
+    lines.unlink()
+
+
+# Each plant adds one request, or one stray effect, with a known outcome. Those of a sequence treat its first step
+# by the plant's name and the later ones as they would then be.
+Plant = Callable[[Block, str], None]
+PLANTS: dict[str, Plant] = {}
+CELERY_ONLY: set[str] = set()
+
+
+def plant(celery_only: bool = False) -> Callable[[Plant], Plant]:
+    """Register a plant under the name of its function."""
+
+    def register(function: Plant) -> Plant:
+        PLANTS[function.__name__] = function
+        if celery_only:
+            CELERY_ONLY.add(function.__name__)
+        return function
+
+    return register
+
+
+def _accepted(block: Block, route: str, outcome: str = "acknowledged") -> tuple[list[UUID], str]:
+    """Add a request whose tasks were handed over."""
+    tasks, job = block.request(route, outcome), ROUTES[route]
+    for task in tasks:
+        block.event(task, job, "accepted", block.api)
+    return tasks, job
+
+
+def _all(block: Block, tasks: list[UUID], fate: str) -> None:
+    for task in tasks:
+        block.expect(task, fate)
+
+
+@plant()
+def done(block: Block, route: str) -> None:
+    tasks, job = _accepted(block, route)
+    for task in tasks:
+        block.run(task, job)
+    _all(block, tasks, "done")
+
+
+@plant()
+def done_after_a_failed_attempt(block: Block, route: str) -> None:
+    tasks, job = _accepted(block, route)
+    block.event(tasks[0], job, "started")
+    block.event(tasks[0], job, "attempt_failed", error="OSError: mail is away")
+    for task in tasks:
+        block.run(task, job)
+    _all(block, tasks, "done")
+
+
+@plant()
+def done_without_a_word(block: Block, route: str) -> None:
+    """The process died after the effect and before it could journal it; the supervisor saw the death."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    block.dies(pid)
+    block.expect(task, "done", "explained")
+    _all(block, later, "lost")
+
+
+@plant()
+def done_by_a_killed_child(block: Block, route: str) -> None:
+    """The same, but its own parent reaped it: only the fault that killed it knows."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    block.dies(pid, recorded_by="faults")
+    block.expect(task, "done", "explained")
+    _all(block, later, "lost")
+
+
+@plant()
+def effect_without_an_end(block: Block, route: str) -> None:
+    """Nobody died: journal and effects contradict each other."""
+    tasks, job = _accepted(block, route)
+    for task in tasks:
+        block.event(task, job, "started")
+        block.effect(task, job)
+        block.expect(task, "done", "unexplained")
+
+
+@plant()
+def effect_after_the_death(block: Block, route: str) -> None:
+    """A death before the start explains nothing."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    block.dies(pid)
+    for task in tasks:
+        block.event(task, job, "started", pid)
+        block.effect(task, job)
+        block.expect(task, "done", "unexplained")
+
+
+@plant()
+def end_without_an_effect(block: Block, route: str) -> None:
+    tasks, job = _accepted(block, route)
+    for task in tasks:
+        block.event(task, job, "started")
+        block.event(task, job, "succeeded")
+        block.expect(task, "lost", "unexplained")
+
+
+@plant()
+def failed(block: Block, route: str) -> None:
+    (task, *later), job = _accepted(block, route)
+    block.event(task, job, "started")
+    block.event(task, job, "failed", error="CancelledError: ")
+    if job == "process_document":
+        block.effect(task, job)
+        block.lines["rows.jsonl"][-1] |= {"status": "failed", "chunks": 0, "error": "encrypted"}
+    for step in later:
+        block.event(step, job, "skipped")
+    block.expect(task, "failed")
+    _all(block, later, "skipped")
+
+
+@plant(celery_only=True)
+def given_up(block: Block, route: str) -> None:
+    (task, *later), job = _accepted(block, route)
+    for _ in range(3):
+        block.event(task, job, "started")
+        block.event(task, job, "attempt_failed", error="OSError: away")
+    block.event(task, job, "given_up")
+    for step in later:
+        block.event(step, job, "skipped")
+    block.expect(task, "given_up")
+    _all(block, later, "skipped")
+
+
+@plant(celery_only=True)
+def pending(block: Block, route: str) -> None:
+    """In the queue; the later steps travel inside the message."""
+    (task, *later), _ = _accepted(block, route)
+    block.queue.append({"task_id": str(task), "chain": [str(step) for step in later]})
+    _all(block, [task, *later], "pending")
+
+
+@plant(celery_only=True)
+def stranded(block: Block, route: str) -> None:
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.dies(pid)
+    block.unacked.append(
+        {"task_id": str(task), "chain": [str(step) for step in later], "visible_since_wall_s": 1.5}
+    )  # fmt: skip
+    _all(block, [task, *later], "stranded")
+
+
+@plant()
+def lost_in_the_middle(block: Block, route: str) -> None:
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.dies(pid)
+    _all(block, [task, *later], "lost")
+
+
+@plant()
+def lost_before_the_start(block: Block, route: str) -> None:
+    tasks, _ = _accepted(block, route)
+    _all(block, tasks, "lost")
+
+
+@plant(celery_only=True)
+def lost_without_accepted(block: Block, route: str) -> None:
+    """The API died after it had answered, before its journal said so."""
+    _all(block, block.request(route), "lost")
+
+
+@plant(celery_only=True)
+def duplicated(block: Block, route: str) -> None:
+    """Redelivered while it was still running."""
+    tasks, job = _accepted(block, route)
+    for task in tasks:
+        block.run(task, job)
+        block.run(task, job, block.doomed())
+    _all(block, tasks, "duplicated")
+
+
+@plant()
+def not_done(block: Block, route: str) -> None:
+    _all(block, block.request(route, "indeterminate", error="timed out"), "not_done")
+
+
+@plant()
+def recovered(block: Block, route: str) -> None:
+    tasks, job = _accepted(block, route, "indeterminate")
+    for task in tasks:
+        block.run(task, job)
+    _all(block, tasks, "recovered")
+
+
+@plant(celery_only=True)
+def duplicated_without_a_yes(block: Block, route: str) -> None:
+    tasks, job = _accepted(block, route, "indeterminate")
+    for task in tasks:
+        block.run(task, job)
+        block.run(task, job)
+    _all(block, tasks, "duplicated")
+
+
+@plant()
+def unexpected(block: Block, route: str) -> None:
+    """Refused, and done all the same."""
+    for task in block.request(route, "refused"):
+        block.run(task, ROUTES[route])
+        block.expect(task, "unexpected")
+
+
+@plant()
+def never_asked_for(block: Block, route: str) -> None:
+    task = uuid4()
+    block.run(task, ROUTES[route])
+    block.run(task, ROUTES[route])
+    block.expect(task, "unexpected")
+
+
+@plant()
+def refused(block: Block, route: str) -> None:
+    block.request(route, "refused")
+
+
+@plant()
+def unsent(block: Block, route: str) -> None:
+    block.request(route, "unsent")
+
+
+def everything(contender: str) -> Block:
+    """Return a block with every plant on every route that the contender can show."""
+    block = Block(contender)
+    for name, grow in PLANTS.items():
+        if block.celery or name not in CELERY_ONLY:
+            for route in ROUTES:
+                grow(block, route)
+    return block

@@ -1,0 +1,133 @@
+"""The ledger against histories in which what became of every task was planted."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab import ledger
+from tests.blockmaker import CELERY_ONLY, PLANTS, ROUTES, Block, everything
+
+CONTENDERS = ["inline", "celery"]
+
+
+def found(block: Path, rules: ledger.Rules = ledger.RULES) -> dict[str, tuple[str, str]]:
+    """Settle a block and return fate and agreement by task id."""
+    ledger.settle(block, rules)
+    rows = duckdb.execute(f"SELECT task_id, fate, agreement FROM '{block / 'tasks.parquet'}'").fetchall()
+    assert len({row[0] for row in rows}) == len(rows)
+    return {task_id: (fate, agreement) for task_id, fate, agreement in rows}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Block:
+    """Draw a contender, and requests with planted outcomes in any order."""
+    block = Block(draw(st.sampled_from(CONTENDERS)))
+    names = sorted(PLANTS) if block.celery else sorted(set(PLANTS) - CELERY_ONLY)
+    plants = st.tuples(st.sampled_from(names), st.sampled_from(sorted(ROUTES)))
+    for name, route in draw(st.lists(plants, max_size=25)):
+        PLANTS[name](block, route)
+    return block
+
+
+@given(histories())
+@settings(max_examples=60, deadline=None)
+def test_finds_exactly_what_was_planted(block: Block) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        assert found(block.write(Path(folder) / "block")) == block.expected
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_finds_every_planted_outcome_on_every_route(contender: str, tmp_path: Path) -> None:
+    block = everything(contender)
+    assert found(block.write(tmp_path / "block")) == block.expected
+
+
+def every_rule() -> Iterator[tuple[str, str]]:
+    """Yield the part and the name of every rule of the ledger."""
+    for part in fields(ledger.Rules):
+        for name in getattr(ledger.RULES, part.name):
+            yield part.name, name
+
+
+@pytest.fixture(scope="module")
+def museum(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Block]:
+    block = everything("celery")
+    return block.write(tmp_path_factory.mktemp("museum") / "block"), block
+
+
+@pytest.mark.parametrize(("part", "name"), list(every_rule()))
+def test_no_rule_can_be_taken_away_unnoticed(part: str, name: str, museum: tuple[Path, Block]) -> None:
+    """Mutation: with any one rule disabled, the planted histories are no longer found."""
+    folder, block = museum
+    kept = {key: rule for key, rule in getattr(ledger.RULES, part).items() if key != name}
+    assert found(folder, replace(ledger.RULES, **{part: kept})) != block.expected
+
+
+def test_an_effect_without_an_id_is_nobodys_and_unexplained(tmp_path: Path) -> None:
+    block = Block("inline")
+    block.lines["mail.jsonl"].append({"task_id": None, "t_ns": 5, "to": ["a@example.org"], "subject": "?"})
+    assert found(block.write(tmp_path / "block")) == {ledger.NIL: ("unexpected", "unexplained")}
+
+
+def test_a_block_in_which_nothing_happened_has_no_tasks(tmp_path: Path) -> None:
+    assert found(Block("celery").write(tmp_path / "block")) == {}
+
+
+def test_times_and_attempts_are_those_of_the_journal(tmp_path: Path) -> None:
+    block = Block("celery")
+    PLANTS["done_after_a_failed_attempt"](block, "POST /action")
+    ledger.settle(block.write(tmp_path / "block"))
+    (accepted,) = block.journals[block.api]
+    first, _, _, last = block.journals[block.runner]
+    columns = "job, attempts, intended_ns, accepted_ns, started_ns, ended_ns"
+    (row,) = duckdb.execute(f"SELECT {columns} FROM '{tmp_path / 'block' / 'tasks.parquet'}'").fetchall()
+    intended_ns = block.requests[0]["intended_ns"]
+    assert row == ("write_log", 2, intended_ns, accepted["t_ns"], first["t_ns"], last["t_ns"])
+
+
+def test_the_history_of_a_lost_task_shows_why(tmp_path: Path) -> None:
+    block = Block("celery")
+    PLANTS["lost_in_the_middle"](block, "POST /register")
+    PLANTS["done"](block, "POST /action")
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    task_id = next(iter(block.expected))
+    told = "\n".join(ledger.history(folder, UUID(task_id)))
+    for fragment in ("POST /register", "acknowledged", "accepted", "started", "process 102", "ended", "is lost"):
+        assert fragment in told
+    assert "/action" not in told
+
+
+def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
+    block = Block("celery")
+    PLANTS["stranded"](block, "POST /multi-tasks")
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    told = "\n".join(ledger.history(folder, UUID(block.requests[0]["request_id"])))
+    assert all(task_id in told for task_id in block.expected)
+    assert told.count("is stranded") == 3
+    assert "inside" in told
+
+
+@pytest.mark.parametrize("name", sorted(PLANTS))
+def test_every_planted_task_has_a_history(name: str, tmp_path: Path) -> None:
+    block = Block("celery")
+    PLANTS[name](block, "POST /chat")
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    for task_id, (fate, _) in block.expected.items():
+        told = ledger.history(folder, UUID(task_id))
+        assert any(f"is {fate.replace('_', ' ')}" in sentence for sentence in told)
+    for request in block.requests:
+        assert ledger.history(folder, UUID(request["request_id"]))
+
+
+def test_an_unknown_id_has_no_history(tmp_path: Path) -> None:
+    assert ledger.history(Block("inline").write(tmp_path / "block"), uuid4()) == []
