@@ -10,6 +10,8 @@ from uuid import UUID, uuid4, uuid5
 
 import duckdb
 
+from lab.rundir import BlockRecord
+
 ROUTES = {
     "POST /action": "write_log",
     "POST /register": "send_email",
@@ -397,3 +399,17 @@ def everything(contender: str) -> Block:
             for route in ROUTES:
                 grow(block, route)
     return block
+
+
+INSTRUMENT = {"loop_lag_p99_ms": 0.3, "loop_lag_max_ms": 1.0, "clock_step_ms": 0.01, "steal_share": 0.0}
+
+
+def record(block: Block, contender: str = "celery", scenario: str = "mixed", **changes: Any) -> BlockRecord:
+    """Return the record of an undisturbed, finished block."""
+    due = [row["intended_ns"] for row in block.requests] or [block.now_ns]
+    finished: dict[str, Any] = {
+        "number": 1, "round": 1, "contender": contender, "scenario": scenario, "folder": "blocks/01", "valid": True,
+        "state": "finished", "instrument": INSTRUMENT, "window_start_ns": due[0], "window_end_ns": due[-1],
+        "drained_ns": block.now_ns,
+    }  # fmt: skip
+    return BlockRecord(**finished | changes)

@@ -1,0 +1,116 @@
+"""Whether a block can be believed: only what the instrument or a shared server did wrong makes it void.
+
+What a contender does (a dead worker, an endless drain, refusals) is its result and never void. The rules are those of
+``docs/method.md``. From the block's record they use ``instrument``: ``loop_lag_p99_ms`` (from the last line of the
+samples), ``clock_step_ms`` and ``steal_share``.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from lab.rundir import BlockRecord
+
+LATE_MS = 2.0
+LATE_SHARE_OF_P99 = 0.05
+STEAL_SHARE = 0.05
+CLOCK_STEP_MS = 10.0
+# The kernel slews a clock that is off by at most this much, which is no step.
+CLOCK_SLEW = 500e-6
+IN_FLIGHT_CAP = 1000
+# The generator counts a request as gone a moment after it has ended, so "full" is a little below the cap.
+FULL_SHARE = 0.9
+
+
+def judge(block: Path, record: BlockRecord) -> list[str]:
+    """Return why a settled block is void, one sentence for each reason; empty where it is valid."""
+    if "loop_lag_p99_ms" not in record.instrument:
+        return ["The samples were cut off: the load generator did not get to write their last line."]
+    response_p99_ms, lateness_p99_ms = _window_p99(block)
+    return [
+        *_late("requests were sent", lateness_p99_ms, response_p99_ms),
+        *_late("its event loop ran", record.instrument["loop_lag_p99_ms"], response_p99_ms),
+        *_unsent_with_room(block),
+        *_stolen(record.instrument.get("steal_share", 0.0)),
+        *_clock_step(record),
+        *_faults_without_effect(block),
+        *_unexplained(block),
+    ]
+
+
+def _query(sql: str, **values: Any) -> tuple[Any, ...]:
+    """Return the only row of a query."""
+    row = duckdb.execute(sql, values).fetchone()
+    assert row is not None
+    return row
+
+
+def _window_p99(block: Path) -> tuple[float, float]:
+    """Return the p99 of response time and of lateness in the window, both in ms; 0 where nothing was measured."""
+    response, lateness = _query(
+        """
+        SELECT quantile_disc(if(outcome = 'acknowledged', (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE), 0.99),
+               quantile_disc((sent_ns - intended_ns) / 1e6, 0.99)
+        FROM read_parquet($requests) WHERE stream = 'load' AND phase = 'window'
+        """,
+        requests=str(block / "requests.parquet"),
+    )
+    return response or 0.0, lateness or 0.0
+
+
+def _late(what: str, late_ms: float, response_p99_ms: float) -> list[str]:
+    if late_ms <= LATE_MS or late_ms <= LATE_SHARE_OF_P99 * response_p99_ms:
+        return []
+    compared = f", {late_ms / response_p99_ms:.0%} of the response time's" if response_p99_ms else ""
+    return [f"The load generator was late: {what} late by {late_ms:.1f} ms (p99){compared}."]
+
+
+def _unsent_with_room(block: Path) -> list[str]:
+    """Compare, at each request that was not sent, how many others were under way with the in-flight cap."""
+    (count,) = _query(
+        """
+        WITH changes AS (
+            SELECT sent_ns AS t_ns, 1 AS change, false AS unsent FROM read_parquet($requests) WHERE sent_ns IS NOT NULL
+            UNION ALL
+            SELECT ended_ns, -1, false FROM read_parquet($requests) WHERE ended_ns IS NOT NULL AND sent_ns IS NOT NULL
+            UNION ALL
+            SELECT intended_ns, 0, true FROM read_parquet($requests) WHERE outcome = 'unsent'),
+        levels AS (SELECT unsent, sum(change) OVER (ORDER BY t_ns ROWS UNBOUNDED PRECEDING) AS in_flight FROM changes)
+        SELECT count(*) FROM levels WHERE unsent AND in_flight < $full
+        """,
+        requests=str(block / "requests.parquet"),
+        full=FULL_SHARE * IN_FLIGHT_CAP,
+    )
+    return [f"{count:,} requests were not sent although fewer than {IN_FLIGHT_CAP:,} were under way."] if count else []
+
+
+def _stolen(share: float) -> list[str]:
+    return [f"The CPU was taken away: {share:.0%} of it went to others (steal)."] if share > STEAL_SHARE else []
+
+
+def _clock_step(record: BlockRecord) -> list[str]:
+    step_ms = record.instrument.get("clock_step_ms", 0.0)
+    elapsed_ns = (record.drained_ns or 0) - (record.window_start_ns or 0)
+    if abs(step_ms) <= CLOCK_STEP_MS + CLOCK_SLEW * max(0, elapsed_ns) / 1e6:
+        return []
+    return [f"The clock stepped: the wall clock moved {step_ms:+.0f} ms against the monotonic clock."]
+
+
+def _faults_without_effect(block: Path) -> list[str]:
+    path = block / "faults.json"
+    faults = json.loads(path.read_text()) if path.exists() else []
+    return [
+        f"The fault {fault['fault']} was injected and did not happen." for fault in faults if not fault["confirmed"]
+    ]
+
+
+def _unexplained(block: Path) -> list[str]:
+    count, example = _query(
+        "SELECT count(*), min(task_id) FROM read_parquet($tasks) WHERE agreement = 'unexplained'",
+        tasks=str(block / "tasks.parquet"),
+    )
+    if not count:
+        return []
+    return [f"Journal and effects differ, unexplained, for {count:,} of the tasks; one of them is {example}."]

@@ -1,0 +1,119 @@
+"""Each rule that makes a block void, with a block that breaks it, and what must never make one void."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import ledger, validity
+from tests.blockmaker import INSTRUMENT, MS, PLANTS, Block, record
+
+
+def judged(block: Block, folder: Path, **changes: Any) -> list[str]:
+    """Settle a block and return why it is void."""
+    ledger.settle(block.write(folder / "block"))
+    return validity.judge(folder / "block", record(block, **changes))
+
+
+@pytest.fixture
+def block() -> Block:
+    """Return a block with requests of about a millisecond, each sent 0.1 ms after it was due."""
+    block = Block("celery")
+    for _ in range(20):
+        PLANTS["done"](block, "POST /action")
+    return block
+
+
+def only(sentences: list[str], fragment: str) -> None:
+    """Check that there is one reason, and which."""
+    assert len(sentences) == 1, sentences
+    assert fragment in sentences[0]
+
+
+def test_an_undisturbed_block_is_valid(block: Block, tmp_path: Path) -> None:
+    """Nothing is wrong with it."""
+    assert judged(block, tmp_path) == []
+
+
+def test_a_late_generator_is_void(block: Block, tmp_path: Path) -> None:
+    """Lateness of 3 ms is more than 2 ms and more than 5 % of a response time of 4 ms."""
+    for row in block.requests:
+        row["sent_ns"], row["ended_ns"] = row["intended_ns"] + 3 * MS, row["intended_ns"] + 4 * MS
+    only(judged(block, tmp_path), "late by 3.0 ms")
+
+
+def test_lateness_that_is_small_beside_the_response_time_is_not(block: Block, tmp_path: Path) -> None:
+    """3 ms of 100 ms do not matter."""
+    for row in block.requests:
+        row["sent_ns"], row["ended_ns"] = row["intended_ns"] + 3 * MS, row["intended_ns"] + 100 * MS
+    assert judged(block, tmp_path) == []
+
+
+def test_a_lagging_loop_is_void(block: Block, tmp_path: Path) -> None:
+    """It stamps the ends late."""
+    only(judged(block, tmp_path, instrument=INSTRUMENT | {"loop_lag_p99_ms": 8.0}), "event loop")
+
+
+def test_samples_that_were_cut_off_are_void(block: Block, tmp_path: Path) -> None:
+    """The last line with the loop's lag is missing."""
+    only(judged(block, tmp_path, instrument={"steal_share": 0.0}), "cut off")
+
+
+def test_a_stolen_cpu_is_void(block: Block, tmp_path: Path) -> None:
+    """Above 5 %."""
+    only(judged(block, tmp_path, instrument=INSTRUMENT | {"steal_share": 0.07}), "7%")
+
+
+@pytest.mark.parametrize("step_ms", [-60.0, 60.0])
+def test_a_clock_step_is_void(step_ms: float, block: Block, tmp_path: Path) -> None:
+    """In both directions."""
+    only(judged(block, tmp_path, instrument=INSTRUMENT | {"clock_step_ms": step_ms}), "clock stepped")
+
+
+def test_unsent_requests_with_room_are_void(block: Block, tmp_path: Path) -> None:
+    """Hardly any other request was under way."""
+    block.request("POST /action", "unsent")
+    only(judged(block, tmp_path), "not sent")
+
+
+def test_unsent_requests_at_the_cap_are_the_contenders_result(block: Block, tmp_path: Path) -> None:
+    """A thousand requests hang, so the next is not sent."""
+    for _ in range(1000):
+        block.request("POST /action", "indeterminate", ended_ns=block.now_ns + 10_000 * MS)
+    block.request("POST /action", "unsent")
+    assert judged(block, tmp_path) == []
+
+
+def test_a_fault_that_did_not_happen_is_void(block: Block, tmp_path: Path) -> None:
+    """It was injected and not confirmed."""
+    fault = {"fault": "worker-sigkill", "injected_ns": 1, "healed_ns": 2, "pids": [7]}
+    block.faults = [fault | {"confirmed": False}]
+    only(judged(block, tmp_path), "worker-sigkill")
+    block.faults = [fault | {"confirmed": True}]
+    assert judged(block, tmp_path / "again") == []
+
+
+def test_an_unexplained_difference_is_void(block: Block, tmp_path: Path) -> None:
+    """The sentence names a task to look at."""
+    PLANTS["end_without_an_effect"](block, "POST /register")
+    only(judged(block, tmp_path), next(reversed(block.expected)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lost_in_the_middle", "lost_before_the_start", "stranded", "pending", "duplicated", "failed", "given_up",
+     "not_done", "recovered", "refused", "unexpected", "done_without_a_word"],
+)  # fmt: skip
+def test_what_a_contender_does_wrong_is_its_result(name: str, block: Block, tmp_path: Path) -> None:
+    """However bad, it does not make the block void."""
+    for _ in range(50):
+        PLANTS[name](block, "POST /multi-tasks")
+    assert judged(block, tmp_path) == []
+
+
+def test_a_contender_that_answers_nothing_is_its_result(tmp_path: Path) -> None:
+    """Every response time is infinite, and so is what lateness is compared with."""
+    block = Block("inline")
+    for _ in range(50):
+        block.request("POST /action", "refused", status=None, error="connection refused")
+    assert judged(block, tmp_path) == []
