@@ -1,0 +1,172 @@
+"""What ``locust -f loadtests/locustfile.py`` loads: an open loop inside Locust.
+
+With ``--headless --rate`` a fixed schedule is played, after which Locust exits. Otherwise, and in the web UI, each
+Locust user is a source of one arrival per second on average, so that the number of users is the rate.
+"""
+
+import logging
+import secrets
+import signal
+import sys
+import time
+from random import Random
+from typing import Any, NoReturn
+
+import gevent
+from flask import Response, jsonify, request
+from locust import User, events, task
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.exception import CatchResponseError
+from locust.web import WebUI
+
+from loadtests.arrivals import NS_PER_S, gap_s, wait_until
+from loadtests.options import add_arguments, check_mode, read_options
+from loadtests.recorder import Sample
+from loadtests.run import LoadRun
+from loadtests.target import UsageError, loopback_target
+from loadtests.users import scenario
+
+log = logging.getLogger("loadtests")
+
+
+class OneArrivalPerSecond(User):
+    """An arrival process of one request per second on average, which never waits for an answer."""
+
+    load: LoadRun
+    started = 0
+
+    def on_start(self) -> None:
+        """Begin at a random moment of the first second."""
+        kind = type(self)
+        kind.started += 1
+        self._rng = Random(f"{self.load.seed}/user/{kind.started}")
+        self._next_ns = time.monotonic_ns() + round(self._rng.random() * NS_PER_S)
+
+    @task
+    def arrive(self) -> None:
+        """Wait for the next arrival and send it."""
+        wait_until(self._next_ns)
+        self.load.arrive(self._next_ns)
+        gap = gap_s(self._rng, 1.0) if self.load.options.arrivals == "poisson" else 1.0
+        self._next_ns += round(gap * NS_PER_S)
+
+
+class LoadSession:
+    """The load of one Locust process: one run after another, begun and ended by Locust's own events."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._run: LoadRun | None = None
+        self._player: gevent.Greenlet | None = None
+        hooks: Any = environment.events
+        hooks.test_start.add_listener(self.start)
+        hooks.test_stop.add_listener(self.stop)
+        self._fire_request = hooks.request.fire
+
+    def start(self, **_: Any) -> None:
+        """Begin a run with the options as they are now."""
+        try:
+            options = read_options(vars(self._environment.parsed_options) | {"host": self._environment.host})
+            seed = options.seed if options.seed is not None else secrets.randbits(32)
+            self._run = LoadRun(options, seed, self._report, self._fail)
+        except (UsageError, OSError) as error:
+            self._fail(error)
+            return
+        OneArrivalPerSecond.load, OneArrivalPerSecond.started = self._run, 0
+        if options.rate is not None:
+            self._environment.process_exit_code = 1  # until the schedule has been played
+            self._player = gevent.spawn(self._play, self._run)
+
+    def stop(self, **_: Any) -> None:
+        """End the run; what is in flight gets Locust's ``--stop-timeout``."""
+        if self._player is not None:
+            self._player.kill()
+        if self._run is not None:
+            self._run.stop(self._environment.stop_timeout)
+
+    def _play(self, run: LoadRun) -> None:
+        try:
+            run.play()
+            self._environment.process_exit_code = 0
+        except Exception:
+            log.exception("The schedule broke off.")
+        gevent.spawn(self._quit)
+
+    def _fail(self, error: Exception) -> None:
+        log.error("The load cannot go on: %s", error)
+        self._environment.process_exit_code = 1
+        gevent.spawn(self._quit)
+
+    def _quit(self) -> None:
+        assert self._environment.runner is not None
+        if self._environment.web_ui is None:
+            self._environment.runner.quit()
+        else:
+            self._environment.runner.stop()
+
+    def _report(self, sample: Sample, length: int) -> None:
+        """Put a request into Locust's own table."""
+        method, _, path = sample.route.partition(" ")
+        ended_ns = sample.ended_ns
+        self._fire_request(
+            request_type=method,
+            name=path,
+            response_time=None if ended_ns is None else (ended_ns - sample.intended_ns) / 1e6,
+            response_length=length,
+            exception=None if sample.error is None else CatchResponseError(sample.error),
+            context={},
+        )
+
+
+def _check(values: dict[str, Any], host: str | None) -> None:
+    """Raise UsageError, or OSError for the samples file, where no run can be made of the options."""
+    options = read_options(values | {"host": host})
+    check_mode(values)
+    loopback_target(host)
+    scenario(options.scenario, options.probe_work, options.probe_seconds)
+    if options.samples is not None:
+        options.samples.open("ab").close()
+
+
+def _refuse_form(environment: Environment) -> Response | None:
+    """Answer the web UI's start form where a run cannot be made of it; otherwise Locust goes on."""
+    if not request.path.endswith("/swarm"):
+        return None
+    form = request.form.to_dict()
+    try:
+        _check(vars(environment.parsed_options) | form, form.get("host", environment.host))
+    except (UsageError, OSError) as error:
+        return jsonify({"success": False, "message": str(error), "host": environment.host})
+    return None
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
+    """Check the command line before anything starts: one sentence and exit status 2 where it is wrong."""
+    values = vars(environment.parsed_options)
+    waits_for_form = not values["headless"] and not environment.host
+    try:
+        _check(values, "http://127.0.0.1" if waits_for_form else environment.host)
+    except (UsageError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    if values["rate"] is not None:
+        values["num_users"] = 0  # the schedule needs none
+    if web_ui is not None and web_ui.app is not None:
+        web_ui.app.before_request(lambda: _refuse_form(environment))
+    # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
+    gevent.signal_handler(signal.SIGINT, _interrupt)
+    LoadSession(environment)
+
+
+def _add_arguments(parser: LocustArgumentParser, **_: Any) -> None:
+    add_arguments(parser)
+
+
+hooks: Any = events  # which are untyped
+hooks.init_command_line_parser.add_listener(_add_arguments)
+hooks.init.add_listener(_init)

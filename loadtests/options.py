@@ -1,0 +1,99 @@
+"""The options of the load, on the command line and in the start form of the web UI."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+
+from locust.argument_parser import LocustArgumentParser
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from loadtests.arrivals import ArrivalKind
+from loadtests.target import UsageError
+from loadtests.users import ProbeWork, ScenarioName
+
+MAX_ARRIVALS = 5_000_000
+
+# The form sends an empty field as "".
+Seed = Annotated[int | None, BeforeValidator(lambda value: None if value == "" else value), Field(ge=0)]
+
+
+class LoadOptions(BaseModel):
+    """What load to make. With ``rate`` it is a fixed schedule; without, each Locust user is one arrival per second."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: str | None
+    scenario: ScenarioName
+    arrivals: ArrivalKind
+    seed: Seed
+    probe_work: ProbeWork
+    probe_seconds: Annotated[FiniteFloat, Field(ge=0, le=60)]
+    in_flight: Annotated[int, Field(ge=1, le=8_000)]
+    samples: Path | None
+    rate: Annotated[FiniteFloat | None, Field(gt=0)]
+    warmup: Annotated[FiniteFloat | None, Field(ge=0)]
+    duration: Annotated[FiniteFloat | None, Field(gt=0)]
+    bystanders: Annotated[FiniteFloat | None, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Self:
+        if self.rate is None:
+            given = [name for name in ("warmup", "duration", "bystanders") if getattr(self, name) is not None]
+            if given:
+                raise UsageError(f"--{given[0]} belongs to a fixed schedule: give --rate too.")
+            return self
+        if self.duration is None:
+            raise UsageError("--rate needs --duration: how long the measured window is, in seconds.")
+        arrivals = (self.rate + 2 * (self.bystanders or 0)) * self.span_s
+        if arrivals > MAX_ARRIVALS:
+            raise UsageError(f"A schedule of {arrivals:,.0f} requests is too long: at most {MAX_ARRIVALS:,}.")
+        return self
+
+    @property
+    def span_s(self) -> float:
+        """The length of warm-up and window together, in seconds."""
+        return (self.warmup or 0.0) + (self.duration or 0.0)
+
+
+def read_options(values: Mapping[str, Any]) -> LoadOptions:
+    """Return the options among Locust's parsed ones, checked. Raises UsageError naming the first that is wrong."""
+    try:
+        return LoadOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{option} {first['input']}: {first['msg']}.") from error
+
+
+def check_mode(values: Mapping[str, Any]) -> None:
+    """Raise UsageError where options of Locust's own do not go with the load's."""
+    distributed = values["master"] or values["worker"] or values["processes"]
+    if distributed and any(values[name] is not None for name in ("rate", "samples", "seed")):
+        raise UsageError("--rate, --samples and --seed are for one process: not with --master, --worker, --processes.")
+    if values["rate"] is None:
+        return
+    if not values["headless"]:
+        raise UsageError("--rate is for --headless; in the web UI the number of users is the rate.")
+    if values["num_users"] is not None or values["run_time"] is not None:
+        raise UsageError("--rate and --duration say it all: not with --users or --run-time.")
+
+
+def add_arguments(parser: LocustArgumentParser) -> None:
+    """Add the load's options; those of a fixed schedule do not appear in the web UI's form."""
+    parser.add_argument("--scenario", choices=get_args(ScenarioName), default="mixed", help="what is asked for")
+    parser.add_argument("--arrivals", choices=get_args(ArrivalKind), default="poisson", help="how arrivals are spaced")
+    parser.add_argument("--seed", type=int, help="fixes arrivals, bodies and request ids; drawn where not given")
+    parser.add_argument("--probe-work", choices=get_args(ProbeWork), default="io", help="scenario probe: the task")
+    parser.add_argument("--probe-seconds", type=float, default=0.05, help="scenario probe: its length in seconds")
+    parser.add_argument(
+        "--in-flight", type=int, default=1000, help="most requests under way at once; one more goes unsent"
+    )
+    schedule_options = [
+        ("--rate", float, "requests per second of a fixed schedule, after which Locust exits"),
+        ("--warmup", float, "seconds before the measured window (default 0)"),
+        ("--duration", float, "seconds of the measured window"),
+        ("--bystanders", float, "requests per second to each of /ping/loop and /ping/thread (default 0)"),
+        ("--samples", Path, "file for the raw samples, one JSON line per intended request; replaced where it exists"),
+    ]
+    for name, kind, explanation in schedule_options:
+        parser.add_argument(name, type=kind, help=explanation, include_in_web_ui=False)

@@ -1,0 +1,122 @@
+"""Raw samples: one row per intended request, written while the load runs without disturbing it."""
+
+import json
+import math
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gevent
+from gevent.event import Event
+
+Outcome = Literal["acknowledged", "refused", "indeterminate", "unsent"]
+Phase = Literal["warmup", "window"]
+
+FLUSH_EVERY_S = 0.25
+LAG_PROBE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What became of one intended request; times by ``CLOCK_MONOTONIC``, in nanoseconds."""
+
+    seq: int
+    stream: Literal["load", "bystander"]
+    phase: Phase
+    route: str
+    request_id: str
+    tasks: int
+    intended_ns: int
+    sent_ns: int | None
+    ended_ns: int | None
+    status: int | None
+    outcome: Outcome
+    error: str | None
+
+
+class Recorder:
+    """Writes a header line, one line per sample, and a last line; a file without its last line was cut off.
+
+    Lines are kept in memory for at most ``FLUSH_EVERY_S`` and written by a thread, so that a slow disk does not
+    stop the event loop. Without a path it only counts.
+    """
+
+    def __init__(self, path: Path | None, on_error: Callable[[OSError], None]) -> None:
+        self._file = path.open("wb") if path is not None else None
+        self._on_error = on_error
+        self._lines: list[str] = []
+        self._ending = Event()
+        self._flusher = gevent.spawn(self._flush_until_end)
+        self.sent = 0
+        self.unsent = 0
+
+    def write_header(self, header: dict[str, Any]) -> None:
+        """Write the first line now."""
+        self._lines.append(json.dumps(header))
+        self._flush()
+
+    def record(self, sample: Sample) -> None:
+        """Take one row."""
+        if sample.sent_ns is None:
+            self.unsent += 1
+        else:
+            self.sent += 1
+        if self._file is not None:
+            self._lines.append(json.dumps(asdict(sample), separators=(",", ":")))
+
+    def close(self, last_line: dict[str, Any]) -> None:
+        """Write what is left and the last line, with the counts added, and close the file."""
+        self._ending.set()
+        self._flusher.join()
+        self._lines.append(json.dumps(last_line | {"sent": self.sent, "unsent": self.unsent}))
+        self._flush()
+        if self._file is not None:
+            self._file.close()
+
+    def _flush_until_end(self) -> None:
+        while not self._ending.wait(FLUSH_EVERY_S):
+            self._flush()
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if self._file is None or not lines:
+            return
+        text = "\n".join(lines) + "\n"
+        try:
+            gevent.get_hub().threadpool.apply(self._append, (text.encode(),))
+        except OSError as error:
+            self._file = None
+            self._on_error(error)
+
+    def _append(self, text: bytes) -> None:
+        assert self._file is not None
+        self._file.write(text)
+        self._file.flush()
+
+
+class LoopLag:
+    """A probe that wakes every 10 ms and notes how much later than meant it woke, in milliseconds.
+
+    A busy event loop stamps the end of a request late by as much. The loop's timer itself rounds up to a whole
+    millisecond, so an idle loop shows up to 1 ms.
+    """
+
+    def __init__(self) -> None:
+        self._lags_ms = array("d")
+        self._probe = gevent.spawn(self._run)
+
+    def stop(self) -> dict[str, float]:
+        """End the probe and return ``loop_lag_p99_ms`` and ``loop_lag_max_ms``."""
+        self._probe.kill()
+        lags_ms = sorted(self._lags_ms) or [0.0]
+        p99 = lags_ms[math.ceil(0.99 * len(lags_ms)) - 1]
+        return {"loop_lag_p99_ms": round(p99, 3), "loop_lag_max_ms": round(lags_ms[-1], 3)}
+
+    def _run(self) -> None:
+        while True:
+            slept_at = time.monotonic()
+            gevent.sleep(LAG_PROBE_S)
+            self._lags_ms.append(max(0.0, time.monotonic() - slept_at - LAG_PROBE_S) * 1000)

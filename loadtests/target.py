@@ -1,0 +1,58 @@
+"""Where the load may go: to this machine only."""
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be done; the message is the one sentence that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server on this machine: ``authority`` as the Host header names it, and its socket addresses to try in order."""
+
+    authority: str
+    addresses: Sequence[tuple[socket.AddressFamily, Any]]
+
+
+def loopback_target(host: str | None) -> Target:
+    """Return the server that ``--host`` names. Raises UsageError where it is missing, no URL, or another machine."""
+    if not host:
+        raise UsageError("--host is missing: name the server to load, for example --host http://127.0.0.1:8000.")
+    try:
+        url = urlsplit(host)
+        name, port = url.hostname, url.port or 80
+    except ValueError as error:
+        raise UsageError(f"--host {host} is not a URL: {error}.") from error
+    if url.scheme != "http" or not name or url.path not in ("", "/") or url.query or url.fragment:
+        raise UsageError(f"--host {host} must look like http://127.0.0.1:8000.")
+    if not _is_loopback(name):
+        raise UsageError(f"--host {host} is not this machine: only 127.0.0.0/8, localhost and ::1 may be loaded.")
+    shown = f"[{name}]" if ":" in name else name
+    return Target(f"{shown}:{port}", _loopback_addresses(name, port))
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _loopback_addresses(name: str, port: int) -> Sequence[tuple[socket.AddressFamily, Any]]:
+    """Return the addresses of a loopback name; those a hosts file may have pointed elsewhere are left out."""
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UsageError(f"--host: {name} cannot be resolved: {error}.") from error
+    addresses = [(family, address) for family, _, _, _, address in found if _is_loopback(str(address[0]))]
+    if not addresses:
+        raise UsageError(f"--host: on this machine {name} does not mean this machine.")
+    return addresses
