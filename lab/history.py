@@ -88,10 +88,16 @@ def _task_moments(block: Path, task_id: str) -> list[Moment]:
     moments += _effect_moments(evidence, task_id)
     moments += _leftover_moments(evidence / "broker.json", task_id)
     return moments + [
-        (process["ended_ns"], f"process {process['pid']} ({process.get('name', '?')}) ended")
-        for process in _lines_with(evidence / "processes.jsonl", '"pid"')
-        if process.get("ended_ns") is not None and process["pid"] in pids
+        (record["t_ns"], f"process {record['pid']} ({record['name'] or 'a child'}) ended{_how(record)}")
+        for record in _lines_with(evidence / "processes.jsonl", '"ended"')
+        if record["pid"] in pids
     ]
+
+
+def _how(record: dict[str, Any]) -> str:
+    if record.get("signal") is not None:
+        return f" by signal {record['signal']}"
+    return "" if record.get("status") is None else f" with status {record['status']}"
 
 
 def _lines_with(path: Path, text: str) -> Iterator[dict[str, Any]]:

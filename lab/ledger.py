@@ -67,12 +67,6 @@ LEFTOVERS = {
     "unacked_chains": "SELECT id(unnest(m.chain)), false FROM broker, unnest(unacked) AS u(m)",
 }
 
-DEATHS = {
-    "processes": "SELECT pid, ended_ns AS died_ns FROM processes_lines WHERE ended_ns IS NOT NULL",
-    # A child that was killed by the fault and reaped by its own parent is recorded only here.
-    "faults": "SELECT unnest(pids), coalesce(healed_ns, injected_ns) FROM faults WHERE confirmed",
-}
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -82,7 +76,6 @@ class Rules:
     agreements: Mapping[str, str] = field(default_factory=lambda: AGREEMENTS)
     effects: Mapping[str, str] = field(default_factory=lambda: EFFECTS)
     leftovers: Mapping[str, str] = field(default_factory=lambda: LEFTOVERS)
-    deaths: Mapping[str, str] = field(default_factory=lambda: DEATHS)
 
 
 RULES = Rules()
@@ -95,7 +88,7 @@ def settle(block: Path, rules: Rules = RULES) -> None:
         _define_functions(db)
         _read_requests(db, block)
         _read_journal(db, block)
-        _read_deaths(db, block, rules)
+        _read_deaths(db, block)
         _read_effects(db, block, rules)
         _read_leftovers(db, block, rules)
         _summarise_journal(db)
@@ -167,19 +160,11 @@ def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
     )
 
 
-def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:
-    """Table ``deaths``: when which pid ended, by the supervisor's record and by the faults."""
-    evidence = block / "evidence"
-    _read_lines(db, "processes", [evidence / "processes.jsonl"], {"pid": "BIGINT", "ended_ns": "BIGINT"})
-    faults = block / "faults.json"
-    columns = "{'pids': 'BIGINT[]', 'injected_ns': 'BIGINT', 'healed_ns': 'BIGINT', 'confirmed': 'BOOLEAN'}"
-    if faults.exists():
-        db.execute(f"CREATE TABLE faults AS FROM read_json($file, columns = {columns})", {"file": str(faults)})
-    else:
-        db.execute("CREATE TABLE faults (pids BIGINT[], injected_ns BIGINT, healed_ns BIGINT, confirmed BOOLEAN)")
-    db.execute("CREATE TABLE deaths (pid BIGINT, died_ns BIGINT)")
-    for rule in rules.deaths.values():
-        db.execute(f"INSERT INTO deaths {rule}")
+def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
+    """Table ``deaths``: when which pid ended, as the supervisor recorded it."""
+    columns = {"event": "VARCHAR", "pid": "BIGINT", "t_ns": "BIGINT"}
+    _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
+    db.execute("CREATE TABLE deaths AS SELECT pid, t_ns AS died_ns FROM processes_lines WHERE event = 'ended'")
 
 
 def _read_effects(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:

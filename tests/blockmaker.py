@@ -53,23 +53,18 @@ class Block:
         pid = 100 + len(self.journals)
         self.journals[pid] = []
         self.names[pid] = service
+        started = {"event": "started", "kind": "service", "name": service, "pid": pid}
+        self.lines["processes.jsonl"].append(started | {"t_ns": self.tick(), "started_ns": self.now_ns})
         return pid
 
     def doomed(self) -> int:
         """Start one more process that runs tasks, for one that is about to die."""
         return self.process("celery-worker" if self.celery else "inline-api")
 
-    def dies(self, pid: int, recorded_by: str = "processes") -> None:
-        """Record the death of a process, by its supervisor or only by the fault that killed it."""
-        if recorded_by == "processes":
-            self.lines["processes.jsonl"].append(
-                {"name": self.names[pid], "pid": pid, "started_ns": 0, "ended_ns": self.tick(), "signal": 9}
-            )
-        else:
-            self.faults.append(
-                {"fault": "child-sigkill", "injected_ns": self.tick(), "healed_ns": None, "pids": [pid],
-                 "confirmed": True}
-            )  # fmt: skip
+    def dies(self, pid: int) -> None:
+        """Record the death of a process, as its supervisor does."""
+        ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "signal": 9}
+        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": 0, "status": None})
 
     def tick(self, ms: float = 1) -> int:
         """Let time pass and return the monotonic clock."""
@@ -218,18 +213,6 @@ def done_without_a_word(block: Block, route: str) -> None:
     block.event(task, job, "started", pid)
     block.effect(task, job)
     block.dies(pid)
-    block.expect(task, "done", "explained")
-    _all(block, later, "lost")
-
-
-@plant()
-def done_by_a_killed_child(block: Block, route: str) -> None:
-    """The same, but its own parent reaped it: only the fault that killed it knows."""
-    (task, *later), job = _accepted(block, route)
-    pid = block.doomed()
-    block.event(task, job, "started", pid)
-    block.effect(task, job)
-    block.dies(pid, recorded_by="faults")
     block.expect(task, "done", "explained")
     _all(block, later, "lost")
 
