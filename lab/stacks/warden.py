@@ -142,7 +142,9 @@ class Warden:
         number, operation = request.pop("request"), request.pop("do")
         try:
             answer = handle[operation](number, **request)
-        except (OSError, subprocess.SubprocessError, LookupError) as error:
+        except KeyError as error:
+            answer = {"error": f"there is no {error}"}
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
             answer = {"error": str(error)}
         if answer is not None:
             self._say({"answer": number, **answer})
@@ -152,7 +154,7 @@ class Warden:
         service = Service(**spec)
         previous = self.services.get(service.name)
         if previous and (previous.pid or previous.restart_at):
-            raise LookupError("it runs already")
+            raise ValueError("it runs already")
         service.start()
         self.services[service.name] = service
         self._record_start(service)

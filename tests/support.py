@@ -1,0 +1,50 @@
+"""What several tests need: waiting with a deadline, and programs to put under the supervisor."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+# As Celery's prefork pool does, and worse: children that fork again, leave the session and ignore SIGTERM.
+TREE = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _ in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        os.fork()
+        break
+with open(sys.argv[1], "a") as pids:
+    pids.write(f"{os.getpid()}\\n")
+time.sleep(600)
+"""
+TREE_SIZE = 5
+
+
+def until(condition: Callable[[], object], within_s: float = 10.0) -> bool:
+    """Poll until a condition holds; return whether it did before the deadline."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def processes_in(pids: Path, count: int = TREE_SIZE) -> list[psutil.Process]:
+    """Wait for a tree to have written its pids, and return its processes."""
+    assert until(lambda: pids.exists() and len(pids.read_text().splitlines()) == count), "the tree did not come up"
+    return [psutil.Process(int(line)) for line in pids.read_text().split()]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those that still run; pids of others that were given again do not count, nor do zombies."""
+    return [process for process in processes if _is_alive(process)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
