@@ -13,9 +13,11 @@ from webapi.app import create_app, serving
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Serve, and close the connections to the broker at the end."""
-    async with serving("celery-api"):
-        yield
-    publisher.close()
+    try:
+        async with serving("celery-api"):
+            yield
+    finally:
+        publisher.close()
 
 
 app = create_app("The work done by Celery", router, lifespan)

@@ -129,7 +129,7 @@ async def chat(
     return ChatAccepted(response=answer.response, sources=answer.sources, task_ids=[task_id])
 
 
-@router.get("/conversations/{user_id}", responses=documented.CONVERSATIONS)
+@router.get("/conversations/{user_id:path}", responses=documented.CONVERSATIONS)
 async def conversations(user_id: Annotated[UserId, Path()]) -> list[Turn]:
     """Return the logged turns of a user, oldest first."""
     return [Turn.model_validate(turn, from_attributes=True) for turn in await store().conversations(user_id)]

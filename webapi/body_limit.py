@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from webapi.refusals import answer
 
 # How much of a refused body is still read and thrown away, so that a client that reads only after it has sent
 # everything meets the answer and not a reset connection. Beyond it the connection is closed.
@@ -76,8 +77,7 @@ class _CountedBody:
 
 async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer 413 and close: first the whole answer, then a bounded rest of the body, then the end."""
-    detail = f"The body is larger than {limit} bytes."
-    response = JSONResponse({"detail": detail}, status_code=413, headers={"Connection": "close"})
+    response = answer(413, f"The body is larger than {limit} bytes.", {"Connection": "close"})
 
     async def lingering(message: Message) -> None:
         if message["type"] != "http.response.body":

@@ -35,7 +35,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
 
 
-def _answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:
+def answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON answer in ASCII: escaped, even a lone surrogate of the client's can be sent back."""
     return Response(json.dumps({"detail": detail}), status, headers, media_type="application/json")
 
@@ -43,21 +43,23 @@ def _answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> 
 async def _answer_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # What was sent is not sent back: it may be large, and the place and the message say what is wrong with it.
-    return _answer(422, [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()])
+    problems = [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]
+    # The router and the endpoint both declare the request id, and so both complain.
+    return answer(422, [problem for at, problem in enumerate(problems) if problem not in problems[:at]])
 
 
 async def _answer_not_handed_over(_request: Request, error: Exception) -> Response:
-    return _answer(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+    return answer(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
 
 
 async def _answer_outcome_unknown(_request: Request, error: Exception) -> Response:
-    return _answer(504, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+    return answer(504, str(error), {"Retry-After": str(RETRY_AFTER_S)})
 
 
 async def _answer_store_unavailable(_request: Request, _error: Exception) -> Response:
-    return _answer(503, "The database cannot be reached; nothing was done.", {"Retry-After": str(RETRY_AFTER_S)})
+    return answer(503, "The database cannot be reached; nothing was done.", {"Retry-After": str(RETRY_AFTER_S)})
 
 
 async def _answer_http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _answer(error.status_code, error.detail, dict(error.headers or {}))
+    return answer(error.status_code, error.detail, dict(error.headers or {}))

@@ -28,7 +28,7 @@ async def filed(document_id: UUID, task_id: UUID, file: UploadFile) -> AsyncIter
     await _check(file)
     upload = str(uuid4())
     # The client's file name is a label in the database, never a path.
-    path = settings().data_dir / "uploads" / upload
+    path = settings().data_dir.absolute() / "uploads" / upload
     try:
         await run_in_threadpool(_keep, file.file, path)
         await store().create_document(document_id, task_id, file.filename or "", upload)

@@ -1,0 +1,197 @@
+"""What the Celery API answers while its broker is away, silent, killed or back, and what is left behind."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+import psutil
+import pytest
+import redis
+
+from lab.environment import PROJECT
+from lab.stacks.servers import MailSink, Postgres, Redis, free_port
+from lab.stacks.supervisor import Supervisor
+from tests.apps import App, running, task_ids_of
+from tests.support import until
+
+ANSWERS_WITHIN_S = 3.0
+HANGING = 70
+
+Start = Callable[[str], App]
+
+
+@pytest.fixture
+def start(supervisor: Supervisor, postgres: Postgres, mail_sink: MailSink, tmp_path: Path) -> Iterator[Start]:
+    """Start a Celery API without a worker on a broker of the test's."""
+    started = []
+
+    def run(broker_url: str) -> App:
+        env = {"DATABASE_URL": postgres.create_database(f"broker_{uuid4().hex}"), "REDIS_URL": broker_url}
+        started.append(running("celery", tmp_path / "app", supervisor, env, mail_sink, worker=None))
+        app = started[-1].__enter__()
+        assert until(lambda: app.health().get("postgres") == "up", 30), app.log()
+        return app
+
+    yield run
+    for context in started:
+        context.__exit__(None, None, None)
+
+
+def post_action(app: App) -> httpx2.Response:
+    return app.client.post("/action", json={"message": "x"})
+
+
+def post_file(app: App) -> httpx2.Response:
+    return app.client.post("/upload", files={"file": ("a.txt", b"A text to keep.")})
+
+
+@contextmanager
+def within_the_bound() -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < ANSWERS_WITHIN_S
+
+
+def kill(broker: Redis) -> None:
+    """Kill a broker with SIGKILL, and wait until it is gone."""
+    os.kill(broker.pid, signal.SIGKILL)
+    assert until(lambda: broker.child is not None and broker.child.poll() is not None)
+
+
+def start_again(supervisor: Supervisor, broker: Redis, binary: str) -> None:
+    """Start a killed broker again on its port."""
+    assert broker.child is not None
+    command = [binary, str(broker.child.log.parent / "redis.conf")]
+    supervisor.start(broker.name, command, {}, log=broker.child.log, cwd=PROJECT)
+    assert until(lambda: _answers(broker))
+
+
+def _answers(broker: Redis) -> bool:
+    with broker.connect() as client, suppress(redis.RedisError):
+        return bool(client.ping())
+    return False
+
+
+def assert_refused(answer: httpx2.Response) -> None:
+    assert (answer.status_code, "Retry-After" in answer.headers) == (503, True), answer.text
+
+
+def test_a_broker_that_never_was_is_a_503_and_an_upload_leaves_nothing(start: Start) -> None:
+    app = start(f"redis://127.0.0.1:{free_port()}/0")
+    with within_the_bound():
+        assert_refused(post_action(app))
+    with within_the_bound():
+        assert_refused(post_file(app))
+    assert app.uploads() == []
+    assert app.query("SELECT id FROM documents") == []
+    assert app.health() == {"postgres": "up", "smtp": "up", "broker": "down", "workers": "down"}
+
+
+def test_a_broker_that_cannot_be_reached_is_a_503(start: Start) -> None:
+    """No connection comes about with a port whose queue is full: the kernel drops what asks for one."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        crowd = [socket.socket() for _ in range(4)]
+        for one in crowd:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        app = start(f"redis://127.0.0.1:{port}/0")
+        with within_the_bound():
+            assert_refused(post_action(app))
+        for one in crowd:
+            one.close()
+
+
+def test_a_killed_broker_is_a_503_and_a_restarted_one_takes_work_again(
+    start: Start, supervisor: Supervisor, make_redis: Callable[[], Redis]
+) -> None:
+    broker = make_redis()
+    app = start(broker.url)
+    assert post_action(app).status_code == 202
+    binary = psutil.Process(broker.pid).exe()
+    kill(broker)
+    with within_the_bound():
+        assert_refused(post_file(app))
+    assert app.uploads() == []
+    start_again(supervisor, broker, binary)
+    assert post_action(app).status_code == 202
+
+
+def test_connections_that_a_restart_has_broken_are_not_used(
+    start: Start, supervisor: Supervisor, make_redis: Callable[[], Redis]
+) -> None:
+    """A pooled connection whose other end is gone is replaced before anything is sent on it."""
+    broker = make_redis()
+    app, binary = start(broker.url), psutil.Process(broker.pid).exe()
+    with ThreadPoolExecutor(8) as crowd:
+        assert {answer.status_code for answer in crowd.map(lambda _: post_action(app), range(16))} == {202}
+        kill(broker)
+        start_again(supervisor, broker, binary)
+        assert {answer.status_code for answer in crowd.map(lambda _: post_action(app), range(16))} == {202}
+    with broker.connect() as client:
+        assert client.llen("celery") == 16
+
+
+def slowest_ping_s(app: App, path: str, while_running: Future[object]) -> float:
+    """Return the longest time a bystander took while others hung; at least ten are sent."""
+    times_s: list[float] = []
+    while len(times_s) < 10 or not while_running.done():
+        begun = time.monotonic()
+        assert app.client.get(path).status_code == 200
+        times_s.append(time.monotonic() - begun)
+        if len(times_s) >= 200:
+            break
+    return sorted(times_s)[len(times_s) * 9 // 10]
+
+
+def test_a_stopped_broker_is_a_504_that_holds_nobody_else_up(start: Start, make_redis: Callable[[], Redis]) -> None:
+    broker = make_redis()
+    app = start(broker.url)
+    assert post_action(app).status_code == 202
+    os.kill(broker.pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(HANGING) as crowd:
+        hanging = [crowd.submit(_timed, app) for _ in range(HANGING)]
+        bystanders_s = [slowest_ping_s(app, path, hanging[-1]) for path in ("/ping/loop", "/ping/thread")]
+        assert not all(one.done() for one in hanging) or time.monotonic() - begun < ANSWERS_WITHIN_S
+        health = app.health()
+        answers = [one.result() for one in hanging]
+    assert {answer.status_code for answer, _ in answers} == {504}
+    assert all("Retry-After" in answer.headers for answer, _ in answers)
+    assert max(took_s for _, took_s in answers) < ANSWERS_WITHIN_S
+    assert max(bystanders_s) < 0.1
+    assert (health["broker"], health["postgres"]) == ("down", "up")
+    os.kill(broker.pid, signal.SIGCONT)
+    assert until(lambda: app.health().get("broker") == "up")
+    assert post_action(app).status_code == 202
+
+
+def _timed(app: App) -> tuple[httpx2.Response, float]:
+    begun = time.monotonic()
+    with httpx2.Client(base_url=app.url, timeout=10) as client:
+        return client.post("/action", json={"message": "x"}), time.monotonic() - begun
+
+
+def test_after_a_504_the_work_may_be_done_and_the_document_stays(start: Start, make_redis: Callable[[], Redis]) -> None:
+    broker = make_redis()
+    app = start(broker.url)
+    assert post_action(app).status_code == 202
+    os.kill(broker.pid, signal.SIGSTOP)
+    with within_the_bound():
+        answer = post_file(app)
+    os.kill(broker.pid, signal.SIGCONT)
+    assert (answer.status_code, "Retry-After" in answer.headers) == (504, True)
+    assert len(app.uploads()) == 1
+    assert [row["status"] for row in app.query("SELECT status FROM documents")] == ["processing"]
+    with broker.connect() as client:
+        assert until(lambda: client.llen("celery") == 2), "the publish that was not answered has happened all the same"
+    assert task_ids_of(answer) == []
