@@ -126,7 +126,7 @@ class Supervisor:
         previous, child = self.children.get(name), Child(name, log)
         self.children[name] = child  # before its first record comes
         log.parent.mkdir(parents=True, exist_ok=True)
-        request = {
+        request: dict[str, Any] = {
             "name": name,
             "argv": list(argv),
             "env": {**os.environ, **env, MARK: f"{self._token}:{name}"},

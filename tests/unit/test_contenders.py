@@ -1,0 +1,66 @@
+"""Contenders: the file of the repository, and every way to get such a file wrong."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.contenders import fill, load_contenders
+from lab.environment import PROJECT
+from lab.errors import UsageError
+
+GOOD = 'title = "A"\nslots = "1"\napi = ["serve", "{port}"]\n'
+
+
+def test_the_repositorys_own_contenders() -> None:
+    """The three of the comparison are there; only Celery's have workers and a broker."""
+    known = load_contenders(PROJECT / "contenders.toml")
+    assert list(known) == ["inline", "celery", "celery-threads"]
+    assert [(bool(one.workers), one.broker) for one in known.values()] == [
+        (False, None),
+        (True, "redis"),
+        (True, "redis"),
+    ]
+
+
+def test_placeholders_are_filled() -> None:
+    """Interpreter, port, CPUs and threads take the places of their names; other braces stay."""
+    command = ["{python}", "--port={port}", "-c", "{cpus}", "{threads}", '{"a": 1}']
+    assert fill(command, port=8000, cpus=2) == [sys.executable, "--port=8000", "-c", "2", "40", '{"a": 1}']
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[a\n", "contenders.toml is not TOML: "),
+        ("", "contenders.toml describes no contender."),
+        ("a = 3\n", "contenders.toml: 'a': Input should be"),
+        (f"[A_b]\n{GOOD}", "contenders.toml: 'A_b': a contender's name"),
+        (f'["../up"]\n{GOOD}', "contenders.toml: '../up': a contender's name"),
+        ("[a]\n" + GOOD.replace("title", "titel"), "contenders.toml: 'a.title': Field required"),
+        (f"[a]\n{GOOD}speed = 3\n", "contenders.toml: 'a.speed': Extra inputs are not permitted."),
+        ("[a]\n" + GOOD.replace("{port}", "8000"), "contenders.toml: 'a.api': the command must say {port}."),
+        ("[a]\n" + GOOD.replace("serve", "{pyhton}"), "contenders.toml: 'a.api': {pyhton} is none of {python}, "),
+        (f"[a]\n{GOOD}workers = [[]]\n", "contenders.toml: 'a.workers': a command must not be empty."),
+        (f'[a]\n{GOOD}workers = [["{{core}}"]]\n', "contenders.toml: 'a.workers': {core} is none of "),
+        (f'[a]\n{GOOD}workers = ["run"]\n', "contenders.toml: 'a.workers.0': Input should be a valid list"),
+        (f'[a]\n{GOOD}broker = "rabbitmq"\n', "contenders.toml: 'a.broker': Input should be 'redis'"),
+        (f'[a]\n{GOOD}env = {{REDIS_URL = "x"}}\n', "contenders.toml: 'a.env': REDIS_URL is set by the lab."),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    """The message names the file and the key, and is one line."""
+    path = tmp_path / "contenders.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_contenders(path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/{says}")
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """It is said, and not a traceback."""
+    with pytest.raises(UsageError, match=r"none\.toml cannot be read: No such file or directory\.$"):
+        load_contenders(tmp_path / "none.toml")
