@@ -109,11 +109,12 @@ class Block:
             return "rows.jsonl", document | {"chunks": 3, "error": None}
         return "effects.log", {"task_id": task_id, "t_ns": t_ns, "job": job}
 
-    def run(self, task: UUID, job: str, pid: int | None = None, **end: Any) -> None:
+    def run(self, task: UUID, job: str, pid: int | None = None, ms: float = 1) -> None:
         """Execute a task to its end, as a process does."""
         self.event(task, job, "started", pid)
+        self.tick(ms)
         self.effect(task, job)
-        self.event(task, job, "succeeded", pid, **end)
+        self.event(task, job, "succeeded", pid)
 
     def expect(self, task: UUID, fate: str, agreement: str = "equal") -> None:
         """Note what the ledger must find for a task."""

@@ -1,0 +1,180 @@
+"""The typed shape of ``summary.json``: every figure of the report.
+
+A figure is a number, ``null`` where there is none (too few requests, nothing measured), or the text ``"inf"``: a
+percentile that falls on a request that was never acknowledged or a task that never ended. JSON knows no infinity.
+"""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from lab.stats import Verdict
+
+SUMMARY_SCHEMA = 1
+
+Fate = Literal[
+    "done", "failed", "given_up", "skipped", "pending", "stranded", "lost", "duplicated",
+    "not_done", "recovered", "unexpected",
+]  # fmt: skip
+
+
+def _plain(figure: float | None) -> float | str | None:
+    return "inf" if figure == math.inf else figure
+
+
+Figure = Annotated[
+    float | None,
+    PlainSerializer(_plain, when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"const": "inf"}, {"type": "null"}]}),
+]
+
+
+class Part(BaseModel):
+    """A part of the summary; unknown keys are an error."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Spread(Part):
+    """A contender's figure: the median over its valid blocks, and their smallest and largest."""
+
+    median: Figure = None
+    low: Figure = None
+    high: Figure = None
+    blocks: int = Field(default=0, description="how many valid blocks have this figure")
+
+
+class Contender(Part):
+    """Who was measured."""
+
+    name: str
+    title: str
+    slots: str = Field(description="how many tasks can run at once, in words")
+
+
+class RouteFigures(Part):
+    """One contender on one route under one scenario; the route ``all`` is every route of the load together."""
+
+    contender: str
+    scenario: str
+    route: str
+    requests: int = Field(description="intended in the window, over all valid blocks; each counts in every percentile")
+    acknowledged: int
+    refused: int
+    indeterminate: int
+    unsent: int
+    timed_out: int = Field(description="of those not acknowledged, the ones that took 10 s and more")
+    response_p50_ms: Spread = Field(description="from the intended time")
+    response_p95_ms: Spread
+    response_p99_ms: Spread = Field(description="in blocks of at least 1,000 requests")
+    service_p50_ms: Spread = Field(description="from the time of sending: what a closed loop would have said")
+    service_p95_ms: Spread
+    lateness_p99_ms: Spread = Field(description="how late the generator sent")
+    done_p50_ms: Spread = Field(description="from the intended time to the end of the task; inf: not by the horizon")
+    done_p95_ms: Spread
+    queue_wait_p50_ms: Spread
+    queue_wait_p95_ms: Spread
+    goodput_per_s: Spread = Field(description="tasks of the window done per second of window and drain")
+    tasks: int = Field(description="acknowledged tasks of the window, over all valid blocks")
+    fates: dict[Fate, int] = Field(description="what became of the tasks of the window, all request outcomes")
+
+
+class Bystander(Part):
+    """What the work did to requests that have nothing to do with it."""
+
+    contender: str
+    scenario: str
+    route: str
+    requests: int
+    response_p50_ms: Spread
+    response_p95_ms: Spread
+
+
+class Resources(Part):
+    """What one role of a contender used; the figures are null where nothing was sampled."""
+
+    contender: str
+    scenario: str
+    role: str
+    cpu_s_per_1000_done: Spread = Field(description="CPU seconds in window and drain per 1,000 tasks done")
+    peak_memory_bytes: Spread = Field(description="largest sum over the role's processes: PSS, or RSS without one")
+
+
+class Share(Part):
+    """How many tasks had one fate, out of how many, with Wilson's 95 % interval."""
+
+    contender: str
+    scenario: str
+    fault: str | None
+    request_outcome: Literal["acknowledged", "indeterminate", "none"]
+    fate: Fate
+    count: int
+    of: int | None = Field(description="tasks of requests with this outcome; null where nobody asked")
+    low: Figure
+    high: Figure
+
+
+class Comparison(Part):
+    """Two contenders on one figure: the ratio other ÷ baseline in each round in which both blocks are valid."""
+
+    scenario: str
+    route: str
+    metric: str
+    primary: bool = Field(description="only primary comparisons get a verdict")
+    baseline: str
+    other: str
+    baseline_figure: Figure = Field(description="median over the rounds compared")
+    other_figure: Figure
+    rounds: list[int]
+    ratios: list[Figure]
+    ratio: Figure = Field(description="geometric mean; null for fewer than two rounds or infinite figures")
+    low: Figure = Field(description="95 % t-interval over the log ratios")
+    high: Figure
+    p: float | None = Field(description="two-sided, with Holm's correction over all verdicts of the run")
+    verdict: Verdict | None = Field(description="null where none is given: not primary, or a quick run")
+    reason: str = Field(description="why the verdict is unknown or not given")
+
+
+class BlockFigures(Part):
+    """One block and whether it can be believed."""
+
+    number: int
+    round: int
+    contender: str
+    scenario: str
+    fault: str | None
+    state: Literal["planned", "finished", "failed"]
+    valid: bool | None
+    why: list[str]
+    lateness_p99_ms: Figure = None
+    loop_lag_p99_ms: Figure = None
+    steal_share: Figure = None
+    unsent: int | None = None
+
+
+class Summary(Part):
+    """``summary.json``."""
+
+    schema_version: int = Field(default=SUMMARY_SCHEMA, alias="schema")
+    run: str = Field(description="name of the run directory")
+    command: str
+    reproduce: str = Field(description="the command that makes a run of the same plan")
+    seed: int
+    quick: bool
+    interrupted: bool
+    rounds_planned: int
+    horizon_s: float
+    contenders: list[Contender]
+    limitations: list[str] = Field(description="what stands above the numbers")
+    sentences: list[str] = Field(description="what the numbers mean, in words")
+    routes: list[RouteFigures]
+    bystanders: list[Bystander]
+    resources: list[Resources]
+    shares: list[Share]
+    comparisons: list[Comparison]
+    blocks: list[BlockFigures]
+
+    def to_json(self) -> str:
+        """Return the text of ``summary.json``."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"

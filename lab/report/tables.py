@@ -1,0 +1,206 @@
+"""The tables of the report as text in cells: HTML, Markdown and the terminal print the same ones."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lab.report import words
+from lab.report.summary import RouteFigures, Summary
+from lab.rundir import RunRecord
+
+# Fates of acknowledged tasks that have a column of their own; the others are summed.
+ENDS = ("done", "lost")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the first ``labels`` columns are text, the others numbers."""
+
+    head: list[str]
+    rows: list[list[str]]
+    labels: int = 1
+
+
+def of_tasks(row: RouteFigures) -> list[str]:
+    """Return how many tasks were acknowledged, done, lost, and had any other fate."""
+    if not sum(row.fates.values()):
+        return [words.NONE] * 4
+    other = sum(count for fate, count in row.fates.items() if fate not in ENDS)
+    return [f"{row.tasks:,}", f"{row.fates['done']:,}", f"{row.fates['lost']:,}", f"{other:,}"]
+
+
+def glance(summary: Summary, scenario: str) -> Table:
+    """Return one row per contender: every route of the load together, medians over blocks."""
+    rows = [row for row in summary.routes if row.scenario == scenario and row.route == "all"]
+    head = ["contender", "response p50", "p95", "p99", "to done p50", "p95", "goodput /s"]
+    head += ["acknowledged", "done", "lost", "other"]
+    return Table(head, [[row.contender, *_medians(row)] for row in rows])
+
+
+def _medians(row: RouteFigures) -> list[str]:
+    responses = (row.response_p50_ms, row.response_p95_ms, row.response_p99_ms)
+    return [
+        *(words.milliseconds(figure.median, words.failed(row), "") for figure in responses),
+        *(words.milliseconds(f.median, words.BEYOND_HORIZON, "") for f in (row.done_p50_ms, row.done_p95_ms)),
+        words.milliseconds(row.goodput_per_s.median, words.NONE, ""),
+        *of_tasks(row),
+    ]
+
+
+def by_route(summary: Summary, scenario: str) -> list[tuple[str, list[list[str]]]]:
+    """Return, for each route, the rows of `glance`; every route together comes first."""
+    routes = dict.fromkeys(row.route for row in summary.routes if row.scenario == scenario)
+    return [
+        (
+            "every route" if route == "all" else route,
+            [
+                [row.contender, *_medians(row)]
+                for row in summary.routes
+                if (row.scenario, row.route) == (scenario, route)
+            ],
+        )
+        for route in routes
+    ]
+
+
+def response_times(summary: Summary, scenario: str) -> Table:
+    """Return response and service time per route and contender, with the range over blocks."""
+    head = ["route", "contender", "requests", "not acknowledged", "response p50", "p95", "p99"]
+    head += ["service p50", "p95", "sent late p99"]
+    return Table(head, [_response_row(row) for row in _by_route(summary, scenario)], labels=2)
+
+
+def _response_row(row: RouteFigures) -> list[str]:
+    responses = (row.response_p50_ms, row.response_p95_ms, row.response_p99_ms)
+    services = (row.service_p50_ms, row.service_p95_ms, row.lateness_p99_ms)
+    return [
+        row.route,
+        row.contender,
+        f"{row.requests:,}",
+        f"{row.requests - row.acknowledged:,}",
+        *(words.with_range(figure, words.failed(row)) for figure in responses),
+        *(words.with_range(figure) for figure in services),
+    ]
+
+
+def task_times(summary: Summary, scenario: str) -> Table:
+    """Return queue wait and time to done per route and contender, with the range over blocks."""
+    head = ["route", "contender", "tasks", "queue wait p50", "p95", "to done p50", "p95", "goodput /s"]
+    rows = [row for row in _by_route(summary, scenario) if sum(row.fates.values())]
+    return Table(head, [_task_row(row) for row in rows], labels=2)
+
+
+def _task_row(row: RouteFigures) -> list[str]:
+    times = (row.queue_wait_p50_ms, row.queue_wait_p95_ms, row.done_p50_ms, row.done_p95_ms)
+    return [
+        row.route,
+        row.contender,
+        f"{row.tasks:,}",
+        *(words.with_range(figure, words.BEYOND_HORIZON) for figure in times),
+        words.with_range(row.goodput_per_s),
+    ]
+
+
+def _by_route(summary: Summary, scenario: str) -> list[RouteFigures]:
+    own = [row for row in summary.routes if row.scenario == scenario]
+    order = {route: position for position, route in enumerate(dict.fromkeys(row.route for row in own))}
+    return sorted(own, key=lambda row: order[row.route])
+
+
+def ratios(summary: Summary, keep: Callable[[str], bool]) -> Table:
+    """Return the comparisons on the routes to keep."""
+    head = ["figure", "route", "scenario", "compared", "ratio", "rounds", "verdict"]
+    names = {"response_p50_ms": "response p50", "response_p95_ms": "response p95"}
+    names |= {"done_p50_ms": "to done p50", "done_p95_ms": "to done p95"}
+    rows = [
+        [names[c.metric], c.route, c.scenario, f"{c.other} ÷ {c.baseline}", words.ratio(c), str(len(c.rounds)),
+         words.verdict(c) if c.primary else words.NONE]
+        for c in summary.comparisons if keep(c.route)
+    ]  # fmt: skip
+    return Table(head, rows, labels=4)
+
+
+def bystanders(summary: Summary) -> Table:
+    """Return what the work did to requests that have nothing to do with it."""
+    head = ["contender", "scenario", "route", "requests", "response p50", "p95"]
+    return Table(
+        head,
+        [
+            [b.contender, b.scenario, b.route, f"{b.requests:,}"]
+            + [words.with_range(figure) for figure in (b.response_p50_ms, b.response_p95_ms)]
+            for b in summary.bystanders
+        ],
+        labels=3,
+    )
+
+
+def resources(summary: Summary) -> Table:
+    """Return CPU time and memory by role."""
+    head = ["contender", "scenario", "role", "CPU seconds per 1,000 tasks done", "peak memory"]
+    return Table(
+        head,
+        [
+            [r.contender, r.scenario, r.role, words.with_range(r.cpu_s_per_1000_done),
+             words.megabytes(r.peak_memory_bytes.median)]
+            for r in summary.resources
+        ],
+        labels=3,
+    )  # fmt: skip
+
+
+def shares(summary: Summary) -> Table:
+    """Return what became of the tasks, with Wilson's intervals."""
+    head = ["contender", "load", "request", "fate", "tasks (95 % interval)"]
+    return Table(
+        head,
+        [
+            [s.contender, f"{s.scenario} + {s.fault}" if s.fault else s.scenario,
+             "never asked" if s.request_outcome == "none" else s.request_outcome, s.fate.replace("_", " "),
+             words.count_with_interval(s)]
+            for s in summary.shares
+        ],
+        labels=4,
+    )  # fmt: skip
+
+
+def blocks(summary: Summary) -> Table:
+    """Return every block and whether it can be believed."""
+    head = ["block", "round", "contender", "load", "state", "sent late p99", "loop lag p99", "steal", "unsent", "why"]
+    rows = []
+    for b in summary.blocks:
+        state = b.state if b.state != "finished" else "valid" if b.valid else "void"
+        measured = [words.milliseconds(figure, words.NONE) for figure in (b.lateness_p99_ms, b.loop_lag_p99_ms)]
+        steal = words.NONE if b.steal_share is None else words.percent(b.steal_share)
+        unsent = words.NONE if b.unsent is None else str(b.unsent)
+        load = f"{b.scenario} + {b.fault}" if b.fault else b.scenario
+        what = [str(b.number), str(b.round or words.NONE), b.contender, load, state]
+        rows.append([*what, *measured, steal, unsent, " ".join(b.why)])
+    return Table(head, rows, labels=5)
+
+
+def environment(run: RunRecord) -> Table:
+    """Return the machine, the plan and the versions."""
+    env, plan = run.environment, run.plan
+    rows: Iterable[tuple[str, str]] = [
+        ("started", f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("commit", run.git_commit),
+        ("CPU", f"{env.cpu}, {env.cores} cores, usable: {_list(env.affinity)}"),
+        ("contender's cores", _list(env.placement.contender)),
+        ("generator's cores", f"{_list(env.placement.generator)}{'' if env.placement.pinned else ' (not pinned)'}"),
+        ("memory", f"{env.memory_bytes / 2**30:.1f} GiB"),
+        ("system", env.os),
+        ("Python", env.python),
+        *((f"load {s.name}", _load(s.rate, s.arrivals, s.warmup_s, s.duration_s)) for s in plan.scenarios),
+        *((f"contender {c.name}", f"{c.title}; tasks at once: {c.slots}") for c in plan.contenders),
+        *((f"server {name}", version) for name, version in env.servers.items()),
+        ("packages", ", ".join(f"{name} {version}" for name, version in env.packages.items())),
+    ]
+    return Table(["what", "is"], [list(row) for row in rows], labels=2)
+
+
+def _list(cpus: list[int]) -> str:
+    return ", ".join(str(cpu) for cpu in cpus)
+
+
+def _load(rate: float, arrivals: str, warmup_s: float, duration_s: float) -> str:
+    arriving = f"{rate:g} requests/s, {arrivals} arrivals"
+    return f"{arriving}, {words.seconds(warmup_s)} warm-up, {words.seconds(duration_s)} measured"

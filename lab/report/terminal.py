@@ -1,0 +1,44 @@
+"""The result in a terminal: a table at a glance and what it means; readable in 80 columns and without colour."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lab.report import tables
+from lab.report.summary import Summary
+
+HEAD = ["resp.\np50", "\np95", "\np99", "done\np50", "\np95", "good-\nput/s", "tasks\nackd", "\ndone", "\nlost"]
+COLOURS = {"faster": "green", "slower": "red"}
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Print limitations, the table of each scenario, and the sentences."""
+    for limitation in summary.limitations:
+        _say(console, limitation, bullet="!", style="yellow")
+    for scenario in dict.fromkeys(row.scenario for row in summary.routes):
+        console.print()
+        console.print(_table(summary, scenario))
+    console.print()
+    for sentence in summary.sentences:
+        style = next((colour for word, colour in COLOURS.items() if f": {word} by" in sentence), "")
+        _say(console, sentence.replace("`", ""), bullet="-", style=style)
+
+
+def _say(console: Console, sentence: str, bullet: str, style: str) -> None:
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(bullet, Text(sentence, style=style))
+    console.print(grid)
+
+
+def _table(summary: Summary, scenario: str) -> Table:
+    title = f"{scenario}: response time and time to done in ms, medians over valid blocks"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for head in HEAD:
+        table.add_column(head, justify="right")
+    for route, rows in tables.by_route(summary, scenario):
+        table.add_row(Text(route.removeprefix("POST "), style="bold"))
+        for contender, *cells in rows:
+            table.add_row(f" {contender}", *(Text(cell) for cell in cells[: len(HEAD)]))
+    return table

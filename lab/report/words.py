@@ -1,0 +1,225 @@
+"""The report in words: how a figure is printed, what limits the numbers, and what they mean."""
+
+import math
+import shlex
+
+from lab.report.summary import Comparison, RouteFigures, Share, Spread, Summary
+from lab.rundir import BlockRecord, Plan, RunRecord
+
+NONE = "–"
+BEYOND_HORIZON = "> horizon"
+
+HOW_TO_READ = [
+    "Requests arrive at times that were drawn beforehand and do not wait for answers (open loop). Response time counts "
+    "from the intended time; service time, from the moment of sending, is what a closed loop would have said.",
+    "Every intended request counts. One that was refused, reset, timed out or never sent counts as infinitely slow: "
+    "“failed”, or “> 10 s” where all of these timed out. A task that never ended counts the same way: "
+    f"“{BEYOND_HORIZON}”.",
+    "A contender's figure is the median over its valid blocks; in brackets the smallest and the largest block. p99 is "
+    "given for blocks of at least 1,000 requests.",
+    "A ratio is the first contender's figure divided by the second's in the same round: below 1 is less time. Its "
+    "interval is a 95 % t-interval over the rounds. A verdict is given on the primary figures only (p95 of response "
+    "time and of time to done, every route together), with Holm's correction over all verdicts of the run: an interval "
+    "that just misses 1 may still be “no significant difference”.",
+    "Lost: acknowledged, never executed to its end, and nothing holds it any more. Stranded: a worker took it and never "
+    "acknowledged it; the broker would give it out again, but only after the horizon. Recovered: done although its "
+    "request never got a yes. Unexpected: done although its request was refused or never made.",
+    "A void block is one in which the instrument or a shared server was at fault. It takes no part in any figure. What "
+    "a contender does wrong is its result and voids nothing.",
+]
+
+
+def number(value: float) -> str:
+    """Return a number with about three significant digits and thousands separated: 0.123, 1.23, 12.3, 1,234."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"
+
+
+def milliseconds(value: float | None, infinite: str, unit: str = " ms") -> str:
+    """Return a time for people; ``infinite`` is what to print for a figure that never came."""
+    if value is None:
+        return NONE
+    return infinite if value == math.inf else number(value) + unit
+
+
+def seconds(duration_s: float) -> str:
+    """Return a duration without needless digits."""
+    return f"{duration_s:g} s"
+
+
+def percent(share: float) -> str:
+    """Return a share with at least two significant digits where it is small."""
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.1f} %"
+
+
+def megabytes(value: float | None) -> str:
+    """Return bytes as MB."""
+    return NONE if value is None else f"{value / 1e6:,.0f} MB"
+
+
+def failed(row: RouteFigures) -> str:
+    """Return how to print an infinite response time of this row."""
+    not_acknowledged = row.requests - row.acknowledged
+    return "> 10 s" if not_acknowledged and row.timed_out == not_acknowledged else "failed"
+
+
+def with_range(figure: Spread, infinite: str = "failed", unit: str = "") -> str:
+    """Return a figure and, where there are several blocks, their range in brackets."""
+    text = milliseconds(figure.median, infinite, unit)
+    if figure.blocks < 2:
+        return text
+    return f"{text} ({milliseconds(figure.low, infinite, '')}–{milliseconds(figure.high, infinite, '')})"
+
+
+def ratio(comparison: Comparison) -> str:
+    """Return the ratio with its interval, or that of the only round."""
+    if comparison.ratio is not None and comparison.low is not None and comparison.high is not None:
+        return f"{comparison.ratio:.2f} ({comparison.low:.2f}–{comparison.high:.2f})"
+    if len(comparison.ratios) == 1 and comparison.ratios[0] is not None and math.isfinite(comparison.ratios[0]):
+        return f"{comparison.ratios[0]:.2f}"
+    return NONE
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return the verdict, with its factor or its reason."""
+    if comparison.verdict == "unknown":
+        return f"unknown ({comparison.reason})"
+    if comparison.verdict in ("faster", "slower") and comparison.ratio is not None:
+        factor = comparison.ratio if comparison.verdict == "slower" else 1 / comparison.ratio
+        return f"{comparison.verdict} by ×{factor:.2f}"
+    return comparison.verdict or "no verdict"
+
+
+def count_with_interval(share: Share) -> str:
+    """Return a count out of its total with Wilson's interval: ``3 of 2,000 (0.05 %–0.44 %)``."""
+    if share.of is None or share.low is None or share.high is None:
+        return f"{share.count:,}"
+    return f"{share.count:,} of {share.of:,} ({percent(share.low)}–{percent(share.high)})"
+
+
+def below(of: int) -> str:
+    """Return what none in n says: the share is below 3/n (the rule of three)."""
+    return f"none in {of:,}: below {percent(min(1.0, 3 / of))}"
+
+
+# What stands above the numbers
+
+
+def limitations(run: RunRecord, calibrated: bool) -> list[str]:
+    """Return what a reader must know before any number, one sentence each."""
+    return [*_extent(run), *_machine(run, calibrated), *_blocks(run)]
+
+
+def _extent(run: RunRecord) -> list[str]:
+    found = []
+    finished = [block for block in run.blocks if block.state == "finished"]
+    if not finished:
+        found.append("No block was finished: there is nothing to compare.")
+    elif not any(block.valid for block in finished):
+        found.append("Every finished block is void: the result as a whole is void.")
+    if run.plan.quick:
+        found.append("This was a quick run: it shows that everything works and gives no verdicts.")
+    missing = [block for block in run.blocks if block.state == "planned"]
+    if missing:
+        how = "The run was interrupted" if run.interrupted else "The run is not complete"
+        found.append(f"{how}: {len(missing)} of {len(run.blocks)} blocks are missing ({_named(missing)}).")
+    return found
+
+
+def _named(blocks: list[BlockRecord]) -> str:
+    return ", ".join(
+        f"{block.number}: {block.contender}, {block.fault or block.scenario}"
+        + (f", round {block.round}" if block.round else "")
+        for block in blocks
+    )
+
+
+def _machine(run: RunRecord, calibrated: bool) -> list[str]:
+    found = []
+    placement = run.environment.placement
+    if not placement.pinned:
+        found.append("This system cannot pin processes to CPUs: generator and contender may have disturbed each other.")
+    if len(placement.contender) == 1:
+        found.append(
+            "Each contender had one core, so Celery's use of more cores, which BackgroundTasks cannot make, cannot show "
+            "here."
+        )
+    if not calibrated:
+        found.append("The instrument was not calibrated on this machine.")
+    return found
+
+
+def _blocks(run: RunRecord) -> list[str]:
+    found = []
+    for block in run.blocks:
+        why = " ".join(block.why)
+        if block.state == "failed":
+            found.append(f"Block {_named([block])}, failed: {why}")
+        elif block.state == "finished" and not block.valid:
+            found.append(f"Block {_named([block])}, is void: {why}")
+    return found
+
+
+# What the numbers mean
+
+
+def sentences(summary: Summary) -> list[str]:
+    """Return the verdicts, and what became of the tasks, in plain words."""
+    told = [_compared(c, summary) for c in summary.comparisons if c.primary]
+    groups = {(share.fault, share.scenario, share.contender): None for share in summary.shares}
+    return told + [_became(summary, *group) for group in groups]
+
+
+def _compared(comparison: Comparison, summary: Summary) -> str:
+    where = f" under {comparison.scenario}" if len({row.scenario for row in summary.routes}) > 1 else ""
+    if not comparison.rounds:
+        return f"`{comparison.other}` and `{comparison.baseline}`{where}: {verdict(comparison)}."
+    other, baseline = (_figure(comparison, figure) for figure in (comparison.other_figure, comparison.baseline_figure))
+    what = "acknowledged with" if comparison.metric == "response_p95_ms" else "had its work done with"
+    rounds = f"{len(comparison.rounds)} round{'s' if len(comparison.rounds) > 1 else ''}"
+    found = "" if ratio(comparison) == NONE else f"; ratio {ratio(comparison)} over {rounds}"
+    return (
+        f"`{comparison.other}` {what} a p95 of {other}, `{comparison.baseline}` of {baseline}{where}{found}: "
+        f"{verdict(comparison)}."
+    )
+
+
+def _figure(comparison: Comparison, figure: float | None) -> str:
+    return milliseconds(figure, "“failed”" if comparison.metric.startswith("response") else f"“{BEYOND_HORIZON}”")
+
+
+def _became(summary: Summary, fault: str | None, scenario: str, contender: str) -> str:
+    """Return what became of one contender's tasks: of how many acknowledged ones how many were done, lost, …"""
+    names = (fault, scenario, contender)
+    own = [share for share in summary.shares if (share.fault, share.scenario, share.contender) == names]
+    where = f" with {fault}" if fault else f" under {scenario}" if len({s.scenario for s in summary.shares}) > 1 else ""
+    told = next((share.of for share in own if share.request_outcome == "acknowledged"), None)
+    if not told:
+        return f"`{contender}`{where}: no task was acknowledged."
+    counts = {share.fate: share for share in own if share.request_outcome == "acknowledged"}
+    done = counts["done"].count if "done" in counts else 0
+    parts = [f"{done:,} done"]
+    parts += [f"{_plain(share)} {count_with_interval(share)}" for fate, share in counts.items() if fate != "done"]
+    if "lost" not in counts:
+        parts.append(f"lost {below(told)}")
+    parts += [f"{_plain(share)} {share.count:,}" for share in own if share.request_outcome != "acknowledged"]
+    return f"`{contender}`{where}: of {told:,} acknowledged tasks {'; '.join(parts)}."
+
+
+def _plain(share: Share) -> str:
+    aside = " (request without a clear answer)" if share.request_outcome == "indeterminate" else ""
+    return share.fate.replace("_", " ") + aside
+
+
+def reproduce(plan: Plan) -> str:
+    """Return the command that makes a run of the same plan."""
+    command = ["lab", plan.command, "--seed", str(plan.seed), "--rounds", str(plan.rounds)]
+    command += ["--quick"] if plan.quick else []
+    for contender in plan.contenders:
+        command += ["--contender", contender.name]
+    for scenario in plan.scenarios:
+        command += ["--scenario", scenario.name]
+    if len({(scenario.rate, scenario.duration_s) for scenario in plan.scenarios}) == 1:
+        command += ["--rate", f"{plan.scenarios[0].rate:g}", "--duration", f"{plan.scenarios[0].duration_s:g}"]
+    return shlex.join(command)
