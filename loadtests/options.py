@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
-from locust.argument_parser import LocustArgumentParser
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from loadtests.arrivals import ArrivalKind
 from loadtests.target import UsageError
 from loadtests.users import ProbeWork, ScenarioName
 
+if TYPE_CHECKING:  # importing Locust changes the whole process: only the locustfile does
+    from locust.argument_parser import LocustArgumentParser
+
 MAX_ARRIVALS = 5_000_000
 
 # The form sends an empty field as "".
-Seed = Annotated[int | None, BeforeValidator(lambda value: None if value == "" else value), Field(ge=0)]
+Seed = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(lambda value: None if value == "" else value)]
 
 
 class LoadOptions(BaseModel):
@@ -30,10 +32,10 @@ class LoadOptions(BaseModel):
     probe_seconds: Annotated[FiniteFloat, Field(ge=0, le=60)]
     in_flight: Annotated[int, Field(ge=1, le=8_000)]
     samples: Path | None
-    rate: Annotated[FiniteFloat | None, Field(gt=0)]
-    warmup: Annotated[FiniteFloat | None, Field(ge=0)]
-    duration: Annotated[FiniteFloat | None, Field(gt=0)]
-    bystanders: Annotated[FiniteFloat | None, Field(ge=0)]
+    rate: Annotated[FiniteFloat, Field(gt=0)] | None
+    warmup: Annotated[FiniteFloat, Field(ge=0)] | None
+    duration: Annotated[FiniteFloat, Field(gt=0)] | None
+    bystanders: Annotated[FiniteFloat, Field(ge=0)] | None
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
@@ -68,7 +70,7 @@ def read_options(values: Mapping[str, Any]) -> LoadOptions:
 def check_mode(values: Mapping[str, Any]) -> None:
     """Raise UsageError where options of Locust's own do not go with the load's."""
     distributed = values["master"] or values["worker"] or values["processes"]
-    if distributed and any(values[name] is not None for name in ("rate", "samples", "seed")):
+    if distributed and any(values[name] not in (None, "") for name in ("rate", "samples", "seed")):
         raise UsageError("--rate, --samples and --seed are for one process: not with --master, --worker, --processes.")
     if values["rate"] is None:
         return
@@ -78,7 +80,7 @@ def check_mode(values: Mapping[str, Any]) -> None:
         raise UsageError("--rate and --duration say it all: not with --users or --run-time.")
 
 
-def add_arguments(parser: LocustArgumentParser) -> None:
+def add_arguments(parser: "LocustArgumentParser") -> None:
     """Add the load's options; those of a fixed schedule do not appear in the web UI's form."""
     parser.add_argument("--scenario", choices=get_args(ScenarioName), default="mixed", help="what is asked for")
     parser.add_argument("--arrivals", choices=get_args(ArrivalKind), default="poisson", help="how arrivals are spaced")

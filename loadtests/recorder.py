@@ -5,9 +5,8 @@ import math
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gevent
 from gevent.event import Event
@@ -19,8 +18,7 @@ FLUSH_EVERY_S = 0.25
 LAG_PROBE_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """What became of one intended request; times by ``CLOCK_MONOTONIC``, in nanoseconds."""
 
     seq: int
@@ -65,7 +63,7 @@ class Recorder:
         else:
             self.sent += 1
         if self._file is not None:
-            self._lines.append(json.dumps(asdict(sample), separators=(",", ":")))
+            self._lines.append(json.dumps(sample._asdict(), separators=(",", ":")))
 
     def close(self, last_line: dict[str, Any]) -> None:
         """Write what is left and the last line, with the counts added, and close the file."""

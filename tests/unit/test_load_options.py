@@ -1,0 +1,94 @@
+"""The load's options: what is taken, and the sentence that refuses the rest."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests.options import check_mode, read_options
+from loadtests.target import UsageError
+
+PLAIN: dict[str, Any] = {
+    "host": "http://127.0.0.1:8000",
+    "scenario": "mixed",
+    "arrivals": "poisson",
+    "seed": None,
+    "probe_work": "io",
+    "probe_seconds": 0.05,
+    "in_flight": 1000,
+    "samples": None,
+    "rate": None,
+    "warmup": None,
+    "duration": None,
+    "bystanders": None,
+}
+SCHEDULE = {"rate": 25.0, "duration": 15.0}
+LOCUST: dict[str, Any] = PLAIN | {
+    "headless": True,
+    "master": False,
+    "worker": False,
+    "processes": None,
+    "num_users": None,
+    "run_time": None,
+}
+
+
+def test_a_schedule_spans_its_warm_up_and_its_window() -> None:
+    """A schedule spans its warm up and its window."""
+    assert read_options(PLAIN | SCHEDULE | {"warmup": 2.0}).span_s == 17.0
+
+
+def test_the_forms_text_becomes_numbers_and_its_empty_seed_none() -> None:
+    """The forms text becomes numbers and its empty seed none."""
+    assert read_options(PLAIN | {"seed": "12"}).seed == 12
+    assert read_options(PLAIN | {"seed": ""}).seed is None
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (SCHEDULE | {"rate": 0.0}, "--rate 0.0"),
+        (SCHEDULE | {"rate": -1.0}, "--rate -1.0"),
+        (SCHEDULE | {"rate": float("nan")}, "--rate nan"),
+        (SCHEDULE | {"duration": 0.0}, "--duration 0.0"),
+        (SCHEDULE | {"warmup": -1.0}, "--warmup -1.0"),
+        (SCHEDULE | {"bystanders": -1.0}, "--bystanders -1.0"),
+        (SCHEDULE | {"rate": 1e9}, "too long"),
+        ({"rate": 5.0}, "--rate needs --duration"),
+        ({"duration": 5.0}, "give --rate"),
+        ({"bystanders": 20.0}, "give --rate"),
+        ({"scenario": "nonsense"}, "--scenario nonsense"),
+        ({"probe_work": "sleep"}, "--probe-work sleep"),
+        ({"probe_seconds": 61.0}, "--probe-seconds 61.0"),
+        ({"in_flight": 0}, "--in-flight 0"),
+        ({"seed": "x"}, "--seed x"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(values: dict[str, Any], sentence: str) -> None:
+    """A wrong option is refused by name."""
+    with pytest.raises(UsageError, match=sentence.replace("-", r"\-")):
+        read_options(PLAIN | values)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"rate": 5.0, "headless": False}, "--headless"),
+        ({"rate": 5.0, "num_users": 3}, "--users"),
+        ({"rate": 5.0, "run_time": 3}, "--run-time"),
+        ({"rate": 5.0, "processes": 2}, "one process"),
+        ({"seed": 5, "master": True}, "one process"),
+        ({"samples": Path("x"), "worker": True}, "one process"),
+    ],
+)
+def test_options_of_locust_that_contradict_the_loads_are_refused(values: dict[str, Any], sentence: str) -> None:
+    """Options of locust that contradict the loads are refused."""
+    with pytest.raises(UsageError, match=sentence):
+        check_mode(LOCUST | values)
+
+
+def test_plain_and_distributed_runs_without_a_fixed_seed_are_fine() -> None:
+    """Plain and distributed runs without a fixed seed are fine."""
+    check_mode(LOCUST)
+    check_mode(LOCUST | {"seed": "", "processes": 2})
+    check_mode(LOCUST | {"num_users": 25, "run_time": 30, "seed": 4})
