@@ -12,6 +12,8 @@ from lab.report.summary import Summary
 from lab.report.tables import Table
 from lab.rundir import RunRecord
 
+VERDICTS = r"(?:faster|slower) by ×[\d.]+|no significant difference|(?<=: )unknown"
+
 
 def to_html(summary: Summary, run: RunRecord) -> str:
     """Return the report as one self-contained HTML page."""
@@ -40,8 +42,9 @@ def _render(template: str, summary: Summary, run: RunRecord) -> str:
 
 
 def code(sentence: str) -> Markup:
-    """Return a sentence as HTML: escaped, and what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))  # noqa: S704 - escaped just here
+    """Return a sentence as HTML: escaped, names between backticks as code, the verdict strong."""
+    html = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(sentence)))
+    return Markup(re.sub(f"({VERDICTS})", r"<strong>\1</strong>", html))  # noqa: S704 - escaped just above
 
 
 def markdown_table(table: Table) -> str:

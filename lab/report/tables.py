@@ -65,13 +65,13 @@ def by_route(summary: Summary, scenario: str) -> list[tuple[str, list[list[str]]
 def response_times(summary: Summary, scenario: str) -> Table:
     """Return response and service time per route and contender, with the range over blocks."""
     head = ["route", "contender", "requests", "not acknowledged", "response p50", "p95", "p99"]
-    head += ["service p50", "p95", "sent late p99"]
-    return Table(head, [_response_row(row) for row in _by_route(summary, scenario)], labels=2)
+    head += ["service p50", "p95"]
+    return Table(head, _grouped(_response_row(row) for row in _by_route(summary, scenario)), labels=2)
 
 
 def _response_row(row: RouteFigures) -> list[str]:
     responses = (row.response_p50_ms, row.response_p95_ms, row.response_p99_ms)
-    services = (row.service_p50_ms, row.service_p95_ms, row.lateness_p99_ms)
+    services = (row.service_p50_ms, row.service_p95_ms)
     return [
         row.route,
         row.contender,
@@ -86,7 +86,7 @@ def task_times(summary: Summary, scenario: str) -> Table:
     """Return queue wait and time to done per route and contender, with the range over blocks."""
     head = ["route", "contender", "tasks", "queue wait p50", "p95", "to done p50", "p95", "goodput /s"]
     rows = [row for row in _by_route(summary, scenario) if sum(row.fates.values())]
-    return Table(head, [_task_row(row) for row in rows], labels=2)
+    return Table(head, _grouped(_task_row(row) for row in rows), labels=2)
 
 
 def _task_row(row: RouteFigures) -> list[str]:
@@ -104,6 +104,15 @@ def _by_route(summary: Summary, scenario: str) -> list[RouteFigures]:
     own = [row for row in summary.routes if row.scenario == scenario]
     order = {route: position for position, route in enumerate(dict.fromkeys(row.route for row in own))}
     return sorted(own, key=lambda row: order[row.route])
+
+
+def _grouped(rows: Iterable[list[str]]) -> list[list[str]]:
+    """Return rows that name in their first column only what the row above did not."""
+    grouped, above = [], ""
+    for name, *cells in rows:
+        grouped.append(["" if name == above else name, *cells])
+        above = name
+    return grouped
 
 
 def ratios(summary: Summary, keep: Callable[[str], bool]) -> Table:

@@ -19,11 +19,11 @@ HOW_TO_READ = [
     "given for blocks of at least 1,000 requests.",
     "A ratio is the first contender's figure divided by the second's in the same round: below 1 is less time. Its "
     "interval is a 95 % t-interval over the rounds. A verdict is given on the primary figures only (p95 of response "
-    "time and of time to done, every route together), with Holm's correction over all verdicts of the run: an interval "
-    "that just misses 1 may still be “no significant difference”.",
-    "Lost: acknowledged, never executed to its end, and nothing holds it any more. Stranded: a worker took it and never "
-    "acknowledged it; the broker would give it out again, but only after the horizon. Recovered: done although its "
-    "request never got a yes. Unexpected: done although its request was refused or never made.",
+    "time and of time to done, every route together), with Holm's correction over all verdicts of the run: an "
+    "interval that just misses 1 may still be “no significant difference”.",
+    "Lost: acknowledged, never executed to its end, and nothing holds it any more. Stranded: a worker took it and "
+    "never acknowledged it; the broker would give it out again, but only after the horizon. Recovered: done although "
+    "its request never got a yes. Unexpected: done although its request was refused or never made.",
     "A void block is one in which the instrument or a shared server was at fault. It takes no part in any figure. What "
     "a contender does wrong is its result and voids nothing.",
 ]
@@ -142,7 +142,7 @@ def _machine(run: RunRecord, calibrated: bool) -> list[str]:
         found.append("This system cannot pin processes to CPUs: generator and contender may have disturbed each other.")
     if len(placement.contender) == 1:
         found.append(
-            "Each contender had one core, so Celery's use of more cores, which BackgroundTasks cannot make, cannot show "
+            "Each contender had one core: Celery's use of more cores, which BackgroundTasks cannot make, cannot show "
             "here."
         )
     if not calibrated:

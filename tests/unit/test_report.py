@@ -1,0 +1,322 @@
+"""The report: figures against a plain recomputation, verdicts, what is missing, and the three outputs."""
+
+import json
+import math
+import re
+from io import StringIO
+from pathlib import Path
+from random import Random
+
+import duckdb
+import pytest
+from rich.console import Console
+
+from lab import report, stats
+from lab.report import terminal
+from lab.report.schema import schema_text
+from lab.report.summary import Comparison, RouteFigures, Summary
+from lab.rundir import RunDir, RunRecord
+from tests.blockmaker import MS, PLANTS, Block
+from tests.runmaker import empty_run, finish, loaded_block, make_run, plan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run: `celery` takes half as long again, `again` as long as `inline`."""
+    return make_run(tmp_path_factory.mktemp("run") / "r", {"inline": 1.0, "celery": 1.5, "again": 1.0})
+
+
+@pytest.fixture(scope="module")
+def summary(run: Path) -> Summary:
+    """Return its summary."""
+    return report.write(run)
+
+
+def figures(summary: Summary, contender: str, route: str = "all") -> RouteFigures:
+    """Return the figures of a contender on a route."""
+    (row,) = [row for row in summary.routes if (row.contender, row.route) == (contender, route)]
+    return row
+
+
+def primary(summary: Summary, other: str, metric: str = "response_p95_ms") -> Comparison:
+    """Return the primary comparison of a contender with `inline`."""
+    (found,) = [
+        c for c in summary.comparisons if c.primary and (c.baseline, c.other, c.metric) == ("inline", other, metric)
+    ]
+    return found
+
+
+def one_round(path: Path, **blocks: Block) -> tuple[RunDir, RunRecord]:
+    """Write a run of one round with the blocks given by contender."""
+    path.mkdir()
+    directory, run = RunDir(path), empty_run(plan(list(blocks), rounds=1))
+    for record in run.blocks:
+        finish(directory, record, blocks[record.contender])
+    directory.write(run)
+    return directory, run
+
+
+def test_the_figures_are_those_of_a_plain_recomputation(run: Path, summary: Summary) -> None:
+    """Percentiles inside each block, the median over the blocks."""
+    by_block = []
+    for record in RunDir(run).read().blocks:
+        if record.contender == "celery":
+            sql = "SELECT ended_ns - intended_ns, ended_ns - sent_ns FROM read_parquet($f) WHERE stream = 'load'"
+            rows = duckdb.execute(sql, {"f": str(run / record.folder / "requests.parquet")}).fetchall()
+            by_block.append([stats.percentile([row[i] / 1e6 for row in rows], 0.95) for i in (0, 1)])
+    row = figures(summary, "celery")
+    assert row.response_p95_ms.median == stats.median([block[0] for block in by_block])
+    assert row.response_p95_ms.high == max(block[0] for block in by_block)
+    assert row.service_p95_ms.median == stats.median([block[1] for block in by_block])
+    assert row.response_p99_ms.median is None
+
+
+def test_a_difference_is_found_and_likeness_is_not_called_one(summary: Summary) -> None:
+    """Both primary figures; the sentence says it in words."""
+    for metric in ("response_p95_ms", "done_p95_ms"):
+        assert primary(summary, "celery", metric).verdict == "slower"
+        assert primary(summary, "again", metric).verdict == "no significant difference"
+    assert any(re.search(r"`celery` acknowledged with .* 5 rounds: slower by ×1\.", s) for s in summary.sentences)
+
+
+def test_only_primary_comparisons_get_a_verdict(summary: Summary) -> None:
+    """Three pairs and two figures; all others have an interval and none."""
+    with_verdict = [c for c in summary.comparisons if c.verdict]
+    assert len(with_verdict) == 6
+    assert all(c.primary for c in with_verdict)
+    others = [c for c in summary.comparisons if not c.primary]
+    assert others
+    assert all(c.low is not None and c.high is not None for c in others)
+
+
+def test_resources_are_those_of_the_window(summary: Summary) -> None:
+    """Two of three CPU seconds fell into it; memory is the proportional share."""
+    tasks = figures(summary, "celery").tasks // 5
+    api = next(r for r in summary.resources if (r.contender, r.role) == ("celery", "api"))
+    assert api.cpu_s_per_1000_done.median == pytest.approx(2.0 / tasks * 1000)
+    assert api.peak_memory_bytes.median == 100_000_000
+
+
+def test_bystanders_are_apart_from_the_load(summary: Summary) -> None:
+    """They have rows of their own and none among the routes."""
+    assert {b.route for b in summary.bystanders} == {"GET /ping/loop", "GET /ping/thread"}
+    assert not any("ping" in row.route for row in summary.routes)
+
+
+def test_what_was_not_acknowledged_is_infinite_and_the_verdict_unknown(tmp_path: Path) -> None:
+    """One in ten requests refused at once: a fast no is not fast."""
+    path = tmp_path / "r"
+    path.mkdir()
+    directory, run = RunDir(path), empty_run(plan(["inline", "celery"], rounds=5))
+    for record in run.blocks:
+        block = loaded_block(record.contender, Random(record.number), 1.0)
+        if record.contender == "celery":
+            for _ in range(4):
+                block.request("POST /action", "refused")
+            block.request("POST /action", "indeterminate", ended_ns=block.now_ns + 10_000 * MS)
+        finish(directory, record, block)
+    directory.write(run)
+    summary = report.write(path)
+    row = figures(summary, "celery")
+    assert row.response_p95_ms.median == math.inf
+    assert (row.refused, row.timed_out) == (20, 5)
+    assert primary(summary, "celery").verdict == "unknown"
+    text = (path / "summary.json").read_text()
+    assert '"inf"' in text
+    assert "failed" in (path / "report.md").read_text()
+    assert Summary.model_validate_json(text) == summary
+
+
+def test_only_time_outs_are_printed_as_such(tmp_path: Path) -> None:
+    """Where everything not acknowledged took 10 s, the percentile is "> 10 s"."""
+    block = loaded_block("celery", Random(1), 1.0)
+    for _ in range(9):
+        block.request("POST /action", "indeterminate", ended_ns=block.now_ns + 10_000 * MS)
+    directory, _ = one_round(tmp_path / "r", celery=block)
+    report.write(directory.path)
+    page = (directory.path / "report.html").read_text()
+    assert "&gt; 10 s" in page.split("At a glance")[1].split("Ratios")[0]
+
+
+def test_lost_tasks_never_look_done(tmp_path: Path) -> None:
+    """A tenth is lost: time to done p95 lies beyond the horizon, and the share has its interval."""
+    directory, _ = one_round(tmp_path / "r", inline=loaded_block("inline", Random(1), 1.0, losses=6))
+    summary = report.write(directory.path)
+    row = figures(summary, "inline")
+    assert row.done_p95_ms.median == math.inf
+    assert row.fates["lost"] == 6
+    share = next(s for s in summary.shares if s.fate == "lost")
+    assert (share.count, share.of) == (6, row.tasks)
+    assert (share.low, share.high) == pytest.approx(stats.wilson(6, row.tasks))
+    assert "&gt; horizon" in (directory.path / "report.html").read_text()
+
+
+def test_queue_wait_of_a_later_step_counts_from_the_end_of_the_step_before(tmp_path: Path) -> None:
+    """Steps of 20 ms: the third does not wait 40 ms."""
+    block = Block("celery")
+    tasks = block.request("POST /multi-tasks")
+    for task in tasks:
+        block.event(task, "step", "accepted", block.api)
+    for task in tasks:
+        block.run(task, "step", ms=20)
+    directory, _ = one_round(tmp_path / "r", celery=block)
+    wait = figures(report.write(directory.path), "celery").queue_wait_p95_ms.median
+    assert wait is not None
+    assert wait < 1
+
+
+def test_a_task_nobody_asked_for_is_counted(tmp_path: Path) -> None:
+    """It belongs to no route, and to every route together."""
+    block = loaded_block("inline", Random(1), 1.0)
+    PLANTS["never_asked_for"](block, "POST /action")
+    directory, _ = one_round(tmp_path / "r", inline=block)
+    summary = report.write(directory.path)
+    assert figures(summary, "inline").fates["unexpected"] == 1
+    assert figures(summary, "inline", "POST /action").fates["unexpected"] == 0
+    assert next(s for s in summary.shares if s.fate == "unexpected").of is None
+
+
+def test_a_void_block_takes_no_part_and_is_named(tmp_path: Path) -> None:
+    """Two of five rounds void: fewer than two thirds are left."""
+    path = make_run(tmp_path / "r", {"inline": 1.0, "celery": 1.5})
+    directory = RunDir(path)
+    run = directory.read()
+    for record in [block for block in run.blocks if block.contender == "celery"][:2]:
+        record.valid, record.why = False, ["The clock stepped."]
+    directory.write(run)
+    summary = report.write(path)
+    assert figures(summary, "celery").response_p95_ms.blocks == 3
+    comparison = primary(summary, "celery")
+    assert comparison.verdict == "unknown"
+    assert "two thirds" in comparison.reason
+    assert sum("is void: The clock stepped." in limitation for limitation in summary.limitations) == 2
+
+
+def test_a_fault_block_counts_for_fates_and_not_for_figures(tmp_path: Path) -> None:
+    """Its response times are those of a broken stack."""
+    path = make_run(tmp_path / "r", {"inline": 1.0}, rounds=1)
+    directory = RunDir(path)
+    run = directory.read()
+    extra = run.blocks[0].model_copy(
+        update={"number": 9, "round": 0, "fault": "api-sigkill", "folder": "blocks/09-inline-api-sigkill"}
+    )
+    finish(directory, extra, loaded_block("inline", Random(3), 50.0, losses=5))
+    run.blocks.append(extra)
+    directory.write(run)
+    summary = report.write(path)
+    assert figures(summary, "inline").response_p95_ms.blocks == 1
+    assert figures(summary, "inline").fates["lost"] == 0
+    assert [s.count for s in summary.shares if (s.fault, s.fate) == ("api-sigkill", "lost")] == [5]
+    assert any("`inline` with api-sigkill" in sentence for sentence in summary.sentences)
+
+
+def test_a_quick_run_gives_no_verdict(tmp_path: Path) -> None:
+    """It says so, above the numbers and at each ratio."""
+    summary = report.write(make_run(tmp_path / "r", {"inline": 1.0, "celery": 5.0}, rounds=1, quick=True))
+    assert all(c.verdict is None for c in summary.comparisons)
+    assert "quick run" in summary.limitations[0]
+    assert any(sentence.endswith("no verdict.") for sentence in summary.sentences)
+
+
+def test_a_run_without_a_finished_block_still_renders(tmp_path: Path) -> None:
+    """It says which blocks are missing."""
+    run = empty_run(plan(["inline", "celery"], rounds=2))
+    run.interrupted = True
+    RunDir(tmp_path).write(run)
+    summary = report.write(tmp_path)
+    assert "No block was finished" in summary.limitations[0]
+    assert "4 of 4 blocks are missing (1: inline, mixed, round 1" in summary.limitations[1]
+    assert "No block was finished" in (tmp_path / "report.html").read_text()
+    assert "No block was finished" in printed(summary)
+
+
+def test_a_contender_that_never_finished_a_block_leaves_unknowns(tmp_path: Path) -> None:
+    """The others are reported."""
+    path = make_run(tmp_path / "r", {"inline": 1.0, "celery": 1.0})
+    directory = RunDir(path)
+    run = directory.read()
+    for block in run.blocks:
+        if block.contender == "celery":
+            block.state, block.valid, block.why = "failed", False, ["The worker did not start."]
+    directory.write(run)
+    summary = report.write(path)
+    assert figures(summary, "inline").response_p95_ms.blocks == 5
+    assert primary(summary, "celery").verdict == "unknown"
+    assert any("failed: The worker did not start." in limitation for limitation in summary.limitations)
+
+
+def test_limits_of_the_machine_stand_above_the_numbers(summary: Summary, tmp_path: Path) -> None:
+    """One core, not pinned, not calibrated; and none of it where it does not hold."""
+    assert any("one core" in limitation for limitation in summary.limitations)
+    assert any("not calibrated" in limitation for limitation in summary.limitations)
+    run = empty_run(plan(["inline"], rounds=1), cpus=2)
+    run.environment.placement.pinned = False
+    RunDir(tmp_path).write(run)
+    (tmp_path / "calibration.json").write_text("{}")
+    limitations = " ".join(report.write(tmp_path).limitations)
+    assert "cannot pin" in limitations
+    assert "one core" not in limitations
+    assert "calibrated" not in limitations
+
+
+def test_the_page_is_whole_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    """One file, no request to anywhere, no markup from a name."""
+    run = empty_run(plan(["inline"], rounds=1))
+    run.plan.contenders[0].title = "<script>alert(1)</script> | `x`"
+    RunDir(tmp_path).write(run)
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"https?://|<link|<img|src=|url\(|@import", page)
+
+
+def test_every_markdown_row_has_the_columns_of_its_head(run: Path, summary: Summary) -> None:
+    """GitHub drops or adds cells silently."""
+    text = (run / "report.md").read_text()
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def printed(summary: Summary, width: int = 80) -> str:
+    """Return what a terminal without colour shows."""
+    console = Console(file=StringIO(), width=width, force_terminal=False)
+    terminal.show(summary, console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_the_terminal_shows_all_in_80_columns_without_colour(summary: Summary) -> None:
+    """No name or figure is cut short, no escape sequence is printed."""
+    text = printed(summary)
+    assert "\x1b" not in text
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "slower by" in text
+    for word in ("every route", "/multi-tasks", "inline", "celery", "lost"):
+        assert word in text
+
+
+def test_the_summary_is_json_and_reads_back(run: Path, summary: Summary) -> None:
+    """Versioned by `schema`; no NaN and no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = (run / "summary.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["schema"] == 1
+    assert Summary.model_validate_json(text) == summary
+
+
+def test_the_published_schema_is_current() -> None:
+    """Made by `python -m lab.report.schema > docs/summary.schema.json`."""
+    assert (ROOT / "docs" / "summary.schema.json").read_text() == schema_text()
+
+
+def test_the_command_makes_a_run_of_the_same_plan(summary: Summary) -> None:
+    """Seed, rounds, contenders, scenario and load."""
+    assert summary.reproduce.startswith("lab compare --seed 7 --rounds 5 --contender inline --contender celery")
+    assert summary.reproduce.endswith("--scenario mixed --rate 20 --duration 12")
