@@ -92,11 +92,12 @@ def render(
 def up(
     contender: Contenders = None,
     web_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Locust web UI.")] = 8089,
+    out: Out = Path("runs"),
 ) -> None:
     """Keep the stacks and the Locust web UI running to play with, until Ctrl-C."""
     from lab.up import keep_running
 
-    keep_running(choose_contenders(contender or QUICK_CONTENDERS), web_port, Console())
+    keep_running(choose_contenders(contender or QUICK_CONTENDERS), web_port, out, Console())
 
 
 @app.command("doctor")

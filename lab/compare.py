@@ -23,8 +23,8 @@ def run_comparison(plan: Plan, out: Path, console: Console, as_json: bool) -> in
     blocks = plan_blocks(plan)
     planned_s = planned_seconds(plan, blocks)
     show_plan(plan, len(blocks), sum(planned_s.values()), placement, console)
-    directory = RunDir.create(out, plan.command)
-    with Supervisor(directory.path / "processes.jsonl") as supervisor, Servers(supervisor, placement) as servers:
+    directory = RunDir.create(out.resolve(), plan.command)
+    with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as servers:
         run = RunRecord(
             started_at=datetime.now(UTC),
             git_commit=environment.git_commit(),
@@ -54,8 +54,8 @@ def show_plan(plan: Plan, blocks: int, planned_s: float, placement: Placement, c
     console.print(f"Contenders: {names}", highlight=False)
     for scenario in plan.scenarios:
         console.print(
-            f"Scenario: {scenario.name}, {scenario.rate:g} requests/s ({scenario.arrivals}) for {scenario.duration_s:g} s"
-            f" after {scenario.warmup_s:g} s of warm-up",
+            f"Scenario: {scenario.name}, {scenario.rate:g} requests/s ({scenario.arrivals})"
+            f" for {scenario.duration_s:g} s after {scenario.warmup_s:g} s of warm-up",
             highlight=False,
         )
     console.print(
@@ -78,9 +78,14 @@ def conclude(directory: RunDir, console: Console, as_json: bool) -> int:
         print((directory.path / "summary.json").read_text(), end="")
     else:
         terminal.show(summary, console)
-        console.print(f"Report: {directory.path / 'report.html'}", soft_wrap=True, highlight=False)
-        console.print(f"        {directory.path / 'report.md'}", soft_wrap=True, highlight=False)
+        for name in ("report.html", "report.md"):
+            console.print(f"Report: {shown(directory.path / name)}", soft_wrap=True, highlight=False)
     return exit_status(directory.read())
+
+
+def shown(path: Path) -> Path:
+    """Return a path as the user would write it: relative where it is below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def exit_status(run: RunRecord) -> int:

@@ -43,8 +43,10 @@ def available_cpus() -> list[int]:
 def place(cpus: list[int]) -> Placement:
     """Split the CPUs: the lower half for generator, shared servers and lab, the upper half for the contender.
 
-    With an odd count the contender gets the larger half. One CPU alone cannot be split: see `lab.doctor`.
+    With an odd count the contender gets the larger half. One CPU alone is shared by all and nothing is pinned.
     """
+    if len(cpus) == 1:
+        return Placement(contender=cpus, generator=cpus, pinned=False)
     half = len(cpus) // 2
     return Placement(contender=cpus[half:], generator=cpus[:half], pinned=hasattr(os, "sched_setaffinity"))
 

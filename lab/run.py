@@ -1,5 +1,6 @@
 """One experiment: the plan's blocks, run one after another, each on a fresh stack."""
 
+import json
 import random
 import shutil
 from datetime import UTC, datetime
@@ -9,43 +10,60 @@ from lab import ledger, load, validity
 from lab.clock import ClockReading
 from lab.drain import JournalTail, acknowledged_tasks, drain
 from lab.errors import LabError
+from lab.faults import FAULTS, Nemesis
 from lab.interrupt import Interrupt, Interrupted
 from lab.progress import Progress
-from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, block_folder
+from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
 from lab.sampler import Sampler
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.supervisor import Supervisor
 
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
-BLOCK_OVERHEAD_S = 8.0
+BLOCK_OVERHEAD_S = 6.0
+FAULT_OVERHEAD_S = 10.0
 
 
 def plan_blocks(plan: Plan) -> list[BlockRecord]:
-    """Return a plan's blocks: in each round every contender under every scenario, in random order from the seed."""
+    """Return a plan's blocks: the rounds, then the faults.
+
+    In each round every contender comes under every scenario, in random order from the seed; likewise every contender
+    under every fault that can be done to it, with the first scenario's load.
+    """
     order = random.Random(plan.seed)
-    blocks: list[BlockRecord] = []
+    what: list[tuple[int, str, str, str | None]] = []
     for round_number in range(1, plan.rounds + 1):
-        pairs = [(contender, scenario) for contender in plan.contenders for scenario in plan.scenarios]
+        pairs = [(contender.name, scenario.name) for contender in plan.contenders for scenario in plan.scenarios]
         order.shuffle(pairs)
-        for contender, scenario in pairs:
-            number = len(blocks) + 1
-            blocks.append(
-                BlockRecord(
-                    number=number,
-                    round=round_number,
-                    contender=contender.name,
-                    scenario=scenario.name,
-                    folder=block_folder(number, contender.name, scenario.name),
-                    state="planned",
-                )
-            )
-    return blocks
+        what += [(round_number, contender, scenario, None) for contender, scenario in pairs]
+    for _ in range(plan.fault_repeats):
+        hits = [(c.name, name) for c in plan.contenders for name in plan.faults if FAULTS[name].applies_to(c)]
+        order.shuffle(hits)
+        what += [(0, contender, plan.scenarios[0].name, fault) for contender, fault in hits]
+    return [
+        BlockRecord(
+            number=number,
+            round=round_number,
+            contender=contender,
+            scenario=scenario,
+            fault=fault,
+            folder=block_folder(number, contender, fault or scenario),
+            state="planned",
+        )
+        for number, (round_number, contender, scenario, fault) in enumerate(what, start=1)
+    ]
+
+
+def load_of(plan: Plan, block: BlockRecord) -> ScenarioRecord:
+    """Return the load of a block: its scenario, with the plan's own duration where a fault is injected."""
+    scenario = next(scenario for scenario in plan.scenarios if scenario.name == block.scenario)
+    return scenario.model_copy(update={"duration_s": plan.fault_duration_s}) if block.fault else scenario
 
 
 def planned_seconds(plan: Plan, blocks: list[BlockRecord]) -> dict[int, float]:
     """Return how long each block should take, by its number."""
-    loads = {scenario.name: scenario.warmup_s + scenario.duration_s for scenario in plan.scenarios}
-    return {block.number: loads[block.scenario] + BLOCK_OVERHEAD_S for block in blocks}
+    loads = {block.number: load_of(plan, block) for block in blocks}
+    overhead_s = {block.number: FAULT_OVERHEAD_S if block.fault else BLOCK_OVERHEAD_S for block in blocks}
+    return {number: load.warmup_s + load.duration_s + overhead_s[number] for number, load in loads.items()}
 
 
 class Experiment:
@@ -111,23 +129,30 @@ class Experiment:
             stack.collect()
 
     def _drive(self, block: BlockRecord, folder: Path, stack: LocalStack) -> None:
-        scenario = next(s for s in self.run.plan.scenarios if s.name == block.scenario)
+        scenario = load_of(self.run.plan, block)
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
         # Every contender of a round gets the same arrivals and the same requests: the rounds are pairs.
         command = load.locust_command(scenario, stack.base_url, self.run.plan.seed + block.round, samples)
-        planned_s = scenario.warmup_s + scenario.duration_s
+        with Nemesis(FAULTS.get(block.fault or ""), stack, samples) as nemesis:
 
-        def tick() -> None:
-            self.interrupt.check()
-            tail.read()
-            self.progress.phase("load")
+            def tick() -> None:
+                self.interrupt.check()
+                tail.read()
+                self.progress.phase("load")
 
-        load.drive(self.supervisor, command, stack.generator_cpus, folder / "logs" / "locust.log", planned_s, tick)
+            planned_s = scenario.warmup_s + scenario.duration_s
+            load.drive(self.supervisor, command, stack.generator_cpus, folder / "logs" / "locust.log", planned_s, tick)
+            faults = nemesis.records()
+        (folder / "faults.json").write_text(json.dumps(faults, indent=2))
+        self._drain(block, folder, stack, tail)
+
+    def _drain(self, block: BlockRecord, folder: Path, stack: LocalStack, tail: JournalTail) -> None:
+        self.progress.phase("drain")
+        samples = folder / "requests.jsonl"
         header = load.read_header(samples)
         block.window_start_ns, block.window_end_ns = header["window_start_ns"], header["window_end_ns"]
         block.instrument |= load.read_footer(samples)
-        self.progress.phase("drain")
         tasks, horizon_s = acknowledged_tasks(samples), self.run.plan.horizon_s
         block.drained_ns = drain(tail, tasks, horizon_s, stack.broker_is_empty, self.interrupt.check)
         load.samples_to_parquet(samples, folder / "requests.parquet")

@@ -79,6 +79,8 @@ class Plan(Record):
     scenarios: list[ScenarioRecord]
     horizon_s: float = Field(description="how long after the window a task may still end")
     faults: list[str] = []
+    fault_repeats: int = Field(default=1, description="fault blocks per contender and fault")
+    fault_duration_s: float = Field(default=0, description="seconds of the measured window of a fault block")
 
 
 class BlockRecord(Record):

@@ -1,1 +1,74 @@
 """`lab up`: the stacks and the Locust web UI, kept running to play with."""
+
+import http.client
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from lab import environment
+from lab.environment import PROJECT
+from lab.errors import LabError
+from lab.interrupt import Interrupt
+from lab.rundir import ContenderRecord, RunDir
+from lab.stacks.local import LocalStack, Servers
+from lab.stacks.servers import wait_until_up
+from lab.stacks.supervisor import StackError, Supervisor
+
+
+def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, console: Console) -> None:
+    """Start the contenders' stacks and Locust's web UI, say where they are, and end all of it at Ctrl-C.
+
+    Their logs and data go to a folder of their own under ``out``. Raises LabError where one does not come up or dies.
+    """
+    interrupt = Interrupt()
+    placement = environment.place(environment.available_cpus())
+    folder = RunDir.create(out.resolve(), "up").path
+    with ExitStack() as running:
+        supervisor = running.enter_context(Supervisor(folder / "supervisor"))
+        servers = running.enter_context(Servers(supervisor, placement))
+        stacks = [
+            running.enter_context(LocalStack(supervisor, contender, servers, folder / contender.name, placement))
+            for contender in contenders
+        ]
+        _start_web_ui(supervisor, stacks[0], web_port, folder)
+        for stack in stacks:
+            console.print(f"{stack.contender.name}: {stack.base_url}/docs", highlight=False)
+        console.print(f"Locust web UI: http://127.0.0.1:{web_port} (its Host field says which app is loaded)")
+        console.print("They share CPUs, so this is for the eye: figures come from `lab compare`. Ctrl-C ends it.")
+        console.print(f"Logs and data: {folder}", soft_wrap=True, highlight=False)
+        while not interrupt.asked:
+            _check(supervisor)
+            time.sleep(0.25)
+        console.print("Ending what was started.")
+
+
+def _start_web_ui(supervisor: Supervisor, stack: LocalStack, port: int, folder: Path) -> None:
+    """Start Locust's web UI. Raises StackError where the port is taken or it does not come up."""
+    locustfile = str(PROJECT / "loadtests" / "locustfile.py")
+    command = [sys.executable, "-m", "locust", "-f", locustfile, "--host", stack.base_url]
+    command += ["--web-host", "127.0.0.1", "--web-port", str(port)]
+    locust = supervisor.start(
+        "locust", command, {}, cwd=PROJECT, cpus=stack.generator_cpus, log=folder / "logs" / "locust.log"
+    )
+    wait_until_up([locust], port, lambda: _connect(port))
+
+
+def _connect(port: int) -> None:
+    """Raise OSError or StackError unless the web UI answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        if connection.getresponse().status != http.HTTPStatus.OK:
+            raise StackError("the web UI is not ready")
+    finally:
+        connection.close()
+
+
+def _check(supervisor: Supervisor) -> None:
+    """Raise LabError where the web UI has ended by itself; apps and workers are restarted by the supervisor."""
+    locust = supervisor.children["locust"]
+    if (status := locust.poll()) is not None:
+        raise LabError(f"The Locust web UI ended with status {status}; see {locust.log}.")

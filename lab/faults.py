@@ -1,0 +1,168 @@
+"""The nemesis: what can be done to a running stack, done for real, recorded and confirmed.
+
+A fault is injected several times in one block, since one kill has a luck of its own. Each injection becomes one
+record of ``faults.json``: ``{fault, injected_ns, ended_ns, healed_ns, pids, confirmed}``, times by CLOCK_MONOTONIC.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab.load import read_header
+from lab.rundir import ContenderRecord
+from lab.stacks.local import LocalStack
+
+INJECTIONS = 4
+DEPLOY_GRACE_S = 10.0
+CONFIRMED_WITHIN_S = 5.0
+HEALED_WITHIN_S = 30.0
+POLL_S = 0.02
+
+
+@dataclass
+class Injection:
+    """One injection of a fault, and what was seen of it."""
+
+    fault: str
+    injected_ns: int
+    pids: list[int] = field(default_factory=list)
+    ended_ns: int | None = None  # when the last of the processes was gone
+    healed_ns: int | None = None  # when the stack said again that it can do work
+    confirmed: bool = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault by name; ``targets`` are the processes that it hits, ``inject`` does it and returns the pids hit."""
+
+    name: str
+    description: str
+    targets: Callable[[LocalStack], list[str]]
+    inject: Callable[[LocalStack, list[str]], list[int]]
+    needs_workers: bool = False
+
+    def applies_to(self, contender: ContenderRecord) -> bool:
+        """Return whether the contender has what the fault hits."""
+        return bool(contender.workers) or not self.needs_workers
+
+
+def kill(stack: LocalStack, names: list[str]) -> list[int]:
+    """SIGKILL processes with all that they have started."""
+    return [pid for name in names for pid in stack.supervisor.signal(name, signal.SIGKILL, tree=True)]
+
+
+def deploy(stack: LocalStack, names: list[str]) -> list[int]:
+    """SIGTERM everything that runs the app's code, and SIGKILL what is left of it after the grace period."""
+    before = {name: stack.supervisor.children[name].pid for name in names}
+    pids = [pid for name in names for pid in stack.supervisor.signal(name, signal.SIGTERM)]
+    deadline = time.monotonic() + DEPLOY_GRACE_S
+    while (left := [name for name in names if _runs(stack, name, before[name])]) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return pids + kill(stack, left)
+
+
+def _runs(stack: LocalStack, name: str, pid: int) -> bool:
+    """Return whether a process is still the one that it was."""
+    child = stack.supervisor.children[name]
+    return child.pid == pid and child.poll() is None
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in [
+        Fault("api-kill", "SIGKILL of the API", lambda stack: [stack.api], kill),
+        Fault("worker-kill", "SIGKILL of all workers", lambda stack: stack.workers, kill, needs_workers=True),
+        Fault(
+            "deploy",
+            f"SIGTERM to API and workers, SIGKILL after {DEPLOY_GRACE_S:g} s, new processes",
+            lambda stack: [stack.api, *stack.workers],
+            deploy,
+        ),
+    ]
+}
+
+
+def inject(fault: Fault, stack: LocalStack) -> Injection:
+    """Do it once: inject, see that it happened, and wait until the stack can do work again.
+
+    What dies is started again by the supervisor, as in production; healing is waiting for that.
+    """
+    names = fault.targets(stack)
+    before = {name: stack.supervisor.children[name].pid for name in names}
+    injection = Injection(fault.name, time.monotonic_ns())
+    injection.pids = fault.inject(stack, names)
+    if _wait(lambda: not any(_runs(stack, name, before[name]) for name in names), CONFIRMED_WITHIN_S):
+        injection.ended_ns = time.monotonic_ns()
+        injection.confirmed = bool(injection.pids)
+    if _wait(stack.is_ready, HEALED_WITHIN_S):
+        injection.healed_ns = time.monotonic_ns()
+    return injection
+
+
+def _wait(condition: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while not (holds := condition()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return holds
+
+
+class Nemesis:
+    """Injects a fault while the load goes on, in a thread of its own; without a fault it does nothing.
+
+    A context manager. The injections are spread over the window, each at the beginning of an equal part of it.
+    """
+
+    def __init__(self, fault: Fault | None, stack: LocalStack, samples: Path) -> None:
+        self.fault = fault
+        self.stack = stack
+        self.samples = samples
+        self._injections: list[Injection] = []
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="nemesis", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def records(self) -> list[dict[str, object]]:
+        """Wait for the last injection, and return the records. Raises what went wrong in the thread."""
+        self._thread.join()
+        if self._error:
+            raise self._error
+        return [asdict(injection) for injection in self._injections]
+
+    def _run(self) -> None:
+        try:
+            if self.fault:
+                self._inject_all(self.fault)
+        except BaseException as error:
+            self._error = error
+
+    def _inject_all(self, fault: Fault) -> None:
+        start_ns, end_ns = self._window()
+        for number in range(INJECTIONS):
+            at_ns = start_ns + (number + 0.25) * (end_ns - start_ns) / INJECTIONS
+            if self._over.wait(max(0.0, (at_ns - time.monotonic_ns()) / 1e9)) or time.monotonic_ns() > end_ns:
+                return
+            self._injections.append(inject(fault, self.stack))
+
+    def _window(self) -> tuple[int, int]:
+        """Return when the window starts and ends, once the load has begun and says so."""
+        while not self._over.wait(POLL_S):
+            with suppress(FileNotFoundError, StopIteration, ValueError):
+                header = read_header(self.samples)
+                return header["window_start_ns"], header["window_end_ns"]
+        return 0, 0
