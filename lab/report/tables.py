@@ -31,9 +31,14 @@ def of_tasks(row: RouteFigures) -> list[str]:
 def glance(summary: Summary, scenario: str) -> Table:
     """Return one row per contender: every route of the load together, medians over blocks."""
     rows = [row for row in summary.routes if row.scenario == scenario and row.route == "all"]
-    head = ["contender", "response p50", "p95", "p99", "to done p50", "p95", "goodput /s"]
+    head = ["contender", "response p50", "p95", "p99", "closed loop p95", "to done p50", "p95", "goodput /s"]
     head += ["acknowledged", "done", "lost", "other"]
-    return Table(head, [[row.contender, *_medians(row)] for row in rows])
+    return Table(head, [_glance_row(row) for row in rows])
+
+
+def _glance_row(row: RouteFigures) -> list[str]:
+    cells = _medians(row)
+    return [row.contender, *cells[:3], words.milliseconds(row.service_p95_ms.median, words.NONE, ""), *cells[3:]]
 
 
 def _medians(row: RouteFigures) -> list[str]:
@@ -117,15 +122,15 @@ def _grouped(rows: Iterable[list[str]]) -> list[list[str]]:
 
 def ratios(summary: Summary, keep: Callable[[str], bool]) -> Table:
     """Return the comparisons on the routes to keep."""
-    head = ["figure", "route", "scenario", "compared", "ratio", "rounds", "verdict"]
+    head = ["figure", "route", "scenario", "compared", "verdict", "ratio", "rounds"]
     names = {"response_p50_ms": "response p50", "response_p95_ms": "response p95"}
     names |= {"done_p50_ms": "to done p50", "done_p95_ms": "to done p95"}
     rows = [
-        [names[c.metric], c.route, c.scenario, f"{c.other} ÷ {c.baseline}", words.ratio(c), str(len(c.rounds)),
-         words.verdict(c) if c.primary else words.NONE]
+        [names[c.metric], c.route, c.scenario, f"{c.other} ÷ {c.baseline}",
+         words.verdict(c) if c.primary else words.NONE, words.ratio(c), str(len(c.rounds))]
         for c in summary.comparisons if keep(c.route)
     ]  # fmt: skip
-    return Table(head, rows, labels=4)
+    return Table(head, rows, labels=5)
 
 
 def bystanders(summary: Summary) -> Table:
@@ -173,7 +178,7 @@ def shares(summary: Summary) -> Table:
 
 def blocks(summary: Summary) -> Table:
     """Return every block and whether it can be believed."""
-    head = ["block", "round", "contender", "load", "state", "sent late p99", "loop lag p99", "steal", "unsent", "why"]
+    head = ["block", "round", "contender", "load", "state", "why", "sent late p99", "loop lag p99", "steal", "unsent"]
     rows = []
     for b in summary.blocks:
         state = b.state if b.state != "finished" else "valid" if b.valid else "void"
@@ -181,9 +186,9 @@ def blocks(summary: Summary) -> Table:
         steal = words.NONE if b.steal_share is None else words.percent(b.steal_share)
         unsent = words.NONE if b.unsent is None else str(b.unsent)
         load = f"{b.scenario} + {b.fault}" if b.fault else b.scenario
-        what = [str(b.number), str(b.round or words.NONE), b.contender, load, state]
-        rows.append([*what, *measured, steal, unsent, " ".join(b.why)])
-    return Table(head, rows, labels=5)
+        what = [str(b.number), str(b.round or words.NONE), b.contender, load, state, " ".join(b.why)]
+        rows.append([*what, *measured, steal, unsent])
+    return Table(head, rows, labels=6)
 
 
 def environment(run: RunRecord) -> Table:

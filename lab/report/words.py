@@ -186,7 +186,9 @@ def _compared(comparison: Comparison, summary: Summary) -> str:
 
 
 def _figure(comparison: Comparison, figure: float | None) -> str:
-    return milliseconds(figure, "“failed”" if comparison.metric.startswith("response") else f"“{BEYOND_HORIZON}”")
+    response = comparison.metric.startswith("response")
+    infinite = "“failed” (over 5 % got no yes)" if response else f"“{BEYOND_HORIZON}” (over 5 % never ended)"
+    return milliseconds(figure, infinite)
 
 
 def _became(summary: Summary, fault: str | None, scenario: str, contender: str) -> str:
