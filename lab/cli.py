@@ -5,6 +5,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -14,6 +15,7 @@ from lab import doctor
 from lab.contenders import load_contenders
 from lab.environment import PROJECT
 from lab.errors import COULD_NOT_MEASURE, LabError, UsageError
+from lab.faults import FAULTS
 from lab.rundir import ContenderRecord, Plan, RunDir, ScenarioRecord
 from lab.scenario import load_scenarios
 
@@ -30,7 +32,10 @@ QUICK_CONTENDERS = ["inline", "celery"]
 DEFAULT_CONTENDERS = ["inline", "celery", "celery-threads"]
 DEFAULT_SCENARIOS = ["mixed"]
 DEFAULT_ROUNDS = 5
+DEFAULT_FAULTS = list(FAULTS)
 HORIZON_S = 15.0
+# Four injections, each with time to come back: a restart takes a second, and an app about three to load.
+FAULT_DURATION_S = 20.0
 
 
 class Stack(StrEnum):
@@ -41,6 +46,13 @@ class Stack(StrEnum):
 
 Contenders = Annotated[list[str] | None, typer.Option("--contender", help="Which contender to run; repeatable.")]
 Scenarios = Annotated[list[str] | None, typer.Option("--scenario", help="Which scenario to run; repeatable.")]
+Faults = Annotated[
+    list[str] | None, typer.Option("--fault", help="Which fault to inject; repeatable; `none` for none.")
+]
+Rate = Annotated[float | None, typer.Option(min=0.1, max=10_000, help="Requests per second.")]
+StackOption = Annotated[Stack, typer.Option(help="Where the contenders run.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Fixes arrivals, requests and the order of blocks.")]
+Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder in which the run directory is made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print summary.json on standard output instead of the table.")]
 
@@ -49,39 +61,94 @@ Json = Annotated[bool, typer.Option("--json", help="Print summary.json on standa
 def compare(
     contender: Contenders = None,
     scenario: Scenarios = None,
+    fault: Faults = None,
     rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Rounds; a verdict needs five.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.1, max=10_000, help="Requests per second.")] = None,
+    rate: Rate = None,
     duration_s: Annotated[
         float | None, typer.Option("--duration", min=1, max=86_400, help="Seconds of the measured window of a block.")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Two contenders, one round, at most 90 s; gives no verdicts.")] = False,
-    stack: Annotated[Stack, typer.Option(help="Where the contenders run.")] = Stack.local,
-    seed: Annotated[int | None, typer.Option(min=0, help="Fixes arrivals and the order of blocks.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two contenders, one round, at most 90 s; gives no verdicts.")
+    ] = False,
+    stack: StackOption = Stack.local,
+    seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Measure the contenders against each other, and write a report."""
-    from lab.compare import run_comparison  # the work's libraries take a second to load
-
     plan = Plan(
         command="compare",
-        seed=secrets.randbelow(2**31) if seed is None else seed,
+        seed=draw_seed(seed),
         rounds=rounds or (1 if quick else DEFAULT_ROUNDS),
         quick=quick,
         stack=stack.value,
         contenders=choose_contenders(contender or (QUICK_CONTENDERS if quick else DEFAULT_CONTENDERS)),
         scenarios=choose_scenarios(scenario or DEFAULT_SCENARIOS, rate, duration_s),
         horizon_s=HORIZON_S,
+        faults=[] if quick and not fault else choose_faults(fault or DEFAULT_FAULTS),
+        fault_duration_s=FAULT_DURATION_S,
     )
-    console = Console(stderr=as_json)
-    raise typer.Exit(run_comparison(plan, out, console, as_json))
+    measure(plan, out, as_json)
+
+
+@app.command()
+def faults(
+    contender: Contenders = None,
+    fault: Faults = None,
+    scenario: Annotated[str, typer.Option(help="The load while the faults are injected.")] = "mixed",
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Blocks per contender and fault.")] = 1,
+    rate: Rate = None,
+    duration_s: Annotated[
+        float, typer.Option("--duration", min=4, max=86_400, help="Seconds of the measured window of a block.")
+    ] = FAULT_DURATION_S,
+    stack: StackOption = Stack.local,
+    seed: Seed = None,
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Inject faults while the load goes on, and account for every task."""
+    plan = Plan(
+        command="faults",
+        seed=draw_seed(seed),
+        rounds=0,
+        quick=False,
+        stack=stack.value,
+        contenders=choose_contenders(contender or DEFAULT_CONTENDERS),
+        scenarios=choose_scenarios([scenario], rate, None),
+        horizon_s=HORIZON_S,
+        faults=choose_faults(fault or DEFAULT_FAULTS),
+        fault_repeats=rounds,
+        fault_duration_s=duration_s,
+    )
+    measure(plan, out, as_json)
+
+
+@app.command("resume")
+def go_on(run: Run, as_json: Json = False) -> None:
+    """Go on with an interrupted run; finished blocks are kept."""
+    from lab.compare import resume
+
+    raise typer.Exit(resume(open_run(run), Console(stderr=as_json), as_json))
+
+
+@app.command()
+def task(run: Run, task_id: Annotated[UUID, typer.Argument(metavar="ID", help="A task's or a request's id.")]) -> None:
+    """Say everything that is known about one task or request."""
+    from lab.history import history
+
+    directory = open_run(run)
+    found = False
+    for block in directory.read().blocks:
+        if block.state == "finished" and (lines := history(directory.block(block), task_id)):
+            found = True
+            print(f"Block {block.number}: {block.contender}, {block.fault or block.scenario}")
+            print("\n".join(f"  {line}" for line in lines))
+    if not found:
+        raise UsageError(f"No finished block of {run} knows {task_id}.")
 
 
 @app.command("report")
-def render(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    as_json: Json = False,
-) -> None:
+def render(run: Run, as_json: Json = False) -> None:
     """Render a run directory again."""
     from lab.compare import conclude
 
@@ -129,12 +196,35 @@ def show_choices() -> None:
     for scenario in load_scenarios(PROJECT / "scenarios").values():
         table.add_row(scenario.name, f"{scenario.rate:g}", scenario.description)
     console.print(table)
+    table = Table("fault", "what is done", box=None, title="\nFaults", title_justify="left")
+    for fault in FAULTS.values():
+        table.add_row(fault.name, fault.description)
+    console.print(table)
 
 
 def choose_contenders(names: list[str]) -> list[ContenderRecord]:
     """Return the contenders of these names. Raises UsageError for one that does not exist, or comes twice."""
     known = load_contenders(PROJECT / "contenders.toml")
     return [known[name] for name in check_names("contender", names, list(known))]
+
+
+def choose_faults(names: list[str]) -> list[str]:
+    """Return these names of faults, none for ``none``. Raises UsageError for one that does not exist or comes twice."""
+    if names == ["none"]:
+        return []
+    return check_names("fault", names, list(FAULTS))
+
+
+def draw_seed(seed: int | None) -> int:
+    """Return the seed that was given, or one drawn at random."""
+    return secrets.randbelow(2**31) if seed is None else seed
+
+
+def measure(plan: Plan, out: Path, as_json: bool) -> None:
+    """Run a plan, and leave with the exit status that goes with the result."""
+    from lab.compare import run_plan  # DuckDB and what the report needs take a second to load
+
+    raise typer.Exit(run_plan(plan, out, Console(stderr=as_json), as_json))
 
 
 def choose_scenarios(names: list[str], rate: float | None, duration_s: float | None) -> list[ScenarioRecord]:

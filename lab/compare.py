@@ -1,30 +1,32 @@
-"""`lab compare`: the plan, the run, and what it says at the end."""
+"""`lab compare`, `lab faults` and `lab resume`: the plan, the run, and what it says at the end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from lab import environment, report
-from lab.errors import COULD_NOT_MEASURE, MEASURED, VOID, LabError
+from lab.errors import COULD_NOT_MEASURE, MEASURED, VOID, LabError, UsageError
+from lab.faults import INJECTIONS
 from lab.interrupt import Interrupt
 from lab.progress import Progress, duration
 from lab.report import terminal
 from lab.run import Experiment, plan_blocks, planned_seconds
-from lab.rundir import Placement, Plan, RunDir, RunRecord
+from lab.rundir import BlockRecord, Placement, Plan, RunDir, RunRecord
 from lab.stacks.local import Servers
 from lab.stacks.supervisor import Supervisor
 
 
-def run_comparison(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
+def run_plan(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     """Run a plan in a new run directory under ``out``; return the exit status of the contract."""
     interrupt = Interrupt()
     placement = place_or_refuse()
     blocks = plan_blocks(plan)
-    planned_s = planned_seconds(plan, blocks)
-    show_plan(plan, len(blocks), sum(planned_s.values()), placement, console)
+    show_plan(plan, blocks, placement, console)
     directory = RunDir.create(out.resolve(), plan.command)
-    with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as servers:
+    with directory.claim(), stack_servers(directory, placement) as (supervisor, servers):
         run = RunRecord(
             started_at=datetime.now(UTC),
             git_commit=environment.git_commit(),
@@ -33,8 +35,42 @@ def run_comparison(plan: Plan, out: Path, console: Console, as_json: bool) -> in
             blocks=blocks,
         )
         directory.write(run)
-        Experiment(directory, run, supervisor, servers, interrupt, Progress(console, planned_s)).measure()
+        Experiment(directory, run, supervisor, servers, interrupt, Progress(console, remaining(run))).measure()
     return conclude(directory, console, as_json)
+
+
+def resume(directory: RunDir, console: Console, as_json: bool) -> int:
+    """Go on with an interrupted run: finished blocks are kept, the others measured. Return the exit status.
+
+    Raises UsageError where this machine does not have the CPUs on which the run was begun.
+    """
+    interrupt = Interrupt()
+    run = directory.read()
+    placement = run.environment.placement
+    if place_or_refuse() != placement:
+        raise UsageError(f"{directory.path.name} was begun with other CPUs than this process may use now.")
+    for block in run.blocks:
+        if block.state == "failed":
+            block.state, block.valid, block.why = "planned", None, []
+    left = remaining(run)
+    console.print(f"{len(left)} of {len(run.blocks)} blocks are left, about {duration(sum(left.values()))}.")
+    if left:
+        run.interrupted, run.ended_at = False, None
+        with directory.claim(), stack_servers(directory, placement) as (supervisor, servers):
+            Experiment(directory, run, supervisor, servers, interrupt, Progress(console, left)).measure()
+    return conclude(directory, console, as_json)
+
+
+@contextmanager
+def stack_servers(directory: RunDir, placement: Placement) -> Iterator[tuple[Supervisor, Servers]]:
+    """Have a supervisor, and the servers that all contenders share, for as long as a run takes."""
+    with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as servers:
+        yield supervisor, servers
+
+
+def remaining(run: RunRecord) -> dict[int, float]:
+    """Return how long each block that is still to be measured should take, by its number."""
+    return planned_seconds(run.plan, [block for block in run.blocks if block.state == "planned"])
 
 
 def place_or_refuse() -> Placement:
@@ -48,27 +84,27 @@ def place_or_refuse() -> Placement:
     return environment.place(cpus)
 
 
-def show_plan(plan: Plan, blocks: int, planned_s: float, placement: Placement, console: Console) -> None:
+def show_plan(plan: Plan, blocks: list[BlockRecord], placement: Placement, console: Console) -> None:
     """Say what will be run, and for how long, before it begins."""
-    names = ", ".join(contender.name for contender in plan.contenders)
-    console.print(f"Contenders: {names}", highlight=False)
-    for scenario in plan.scenarios:
-        console.print(
-            f"Scenario: {scenario.name}, {scenario.rate:g} requests/s ({scenario.arrivals})"
-            f" for {scenario.duration_s:g} s after {scenario.warmup_s:g} s of warm-up",
-            highlight=False,
-        )
-    console.print(
-        f"CPUs: contender {placement.contender}, generator and shared servers {placement.generator}"
-        + ("" if placement.pinned else "; this system cannot pin, so they share"),
-        highlight=False,
-        markup=False,
-    )
-    console.print(
-        f"{blocks} blocks in {plan.rounds} round{'s' if plan.rounds > 1 else ''}, about {duration(planned_s)}; "
-        f"seed {plan.seed}. Ctrl-C ends in order and reports what is finished.",
-        highlight=False,
-    )
+    in_rounds = sum(block.fault is None for block in blocks)
+    sharing = "" if placement.pinned else "; this system cannot pin, so they share"
+    lines = [f"Contenders: {', '.join(contender.name for contender in plan.contenders)}"]
+    lines += [
+        f"Scenario: {scenario.name}, {scenario.rate:g} requests/s ({scenario.arrivals})"
+        f" for {scenario.duration_s:g} s after {scenario.warmup_s:g} s of warm-up"
+        for scenario in plan.scenarios
+    ]
+    if plan.faults:
+        lines.append(f"Faults: {', '.join(plan.faults)}, {INJECTIONS} times in {plan.fault_duration_s:g} s each")
+    lines += [
+        f"CPUs: contender {placement.contender}, generator and shared servers {placement.generator}{sharing}",
+        f"{in_rounds} blocks in {plan.rounds} round{'' if plan.rounds == 1 else 's'},"
+        f" {len(blocks) - in_rounds} with faults: about {duration(sum(planned_seconds(plan, blocks).values()))}."
+        f" Seed {plan.seed}.",
+        "Ctrl-C ends in order and reports what is finished.",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def conclude(directory: RunDir, console: Console, as_json: bool) -> int:

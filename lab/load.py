@@ -93,8 +93,11 @@ def read_footer(samples: Path) -> dict[str, Any]:
 
 def samples_to_parquet(samples: Path, table: Path) -> None:
     """Write the rows of a samples file, without its first and last line, as Parquet."""
-    duckdb.sql(
-        "SELECT * FROM read_json($samples, format='newline_delimited', columns=$columns) "
-        "WHERE seq IS NOT NULL ORDER BY seq",
-        params={"samples": str(samples), "columns": SAMPLE_COLUMNS},
-    ).write_parquet(str(table))
+    with duckdb.connect() as db:
+        rows = db.sql(
+            "SELECT * FROM read_json($samples, format='newline_delimited', columns=$columns) "
+            "WHERE seq IS NOT NULL ORDER BY seq",
+            params={"samples": str(samples), "columns": SAMPLE_COLUMNS},
+        )
+        assert rows is not None
+        rows.write_parquet(str(table))

@@ -4,11 +4,16 @@
 is filled before the block is listed in it, so an interrupted run keeps its finished blocks and says so.
 """
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from lab.errors import LabError
 
 RUN_SCHEMA = 1
 
@@ -141,6 +146,16 @@ class RunDir:
         draft = self.path / f".{name}.draft"
         draft.write_text(text)
         draft.replace(self.path / name)
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Keep other labs from measuring into this directory. Raises LabError where one does."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LabError(f"{self.path} is being measured by another lab.") from None
+            yield
 
     def block(self, record: BlockRecord) -> Path:
         """Return the folder of a block."""
