@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from random import Random
-from typing import Any, NoReturn
+from typing import Any
 
 import gevent
 from flask import Response, jsonify, request
@@ -141,10 +141,6 @@ def _refuse_form(environment: Environment) -> Response | None:
     return None
 
 
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     """Check the command line before anything starts: one sentence and exit status 2 where it is wrong."""
     values = vars(environment.parsed_options)
@@ -159,7 +155,7 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     if web_ui is not None and web_ui.app is not None:
         web_ui.app.before_request(lambda: _refuse_form(environment))
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
-    gevent.signal_handler(signal.SIGINT, _interrupt)
+    gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     LoadSession(environment)
 
 

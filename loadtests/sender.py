@@ -188,10 +188,13 @@ class Sender:
             self._finish(intended, sent_ns, None, Answer("indeterminate", error="stopped while in flight"))
             return
         ended_ns = time.monotonic_ns()
-        if answer.outcome == "unsent":
-            self._finish(intended, None, None, answer)
-        else:
-            self._finish(intended, sent_ns, ended_ns, answer)
+        try:
+            gevent.sleep(0)  # answers that came in the same moment get their time before any of them is written down
+        finally:
+            if answer.outcome == "unsent":
+                self._finish(intended, None, None, answer)
+            else:
+                self._finish(intended, sent_ns, ended_ns, answer)
 
     def _attempt(self, intended: Intended) -> Answer:
         try:

@@ -1,0 +1,247 @@
+"""The locustfile as people and the lab run it: by the command line, without and with the web UI."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pytest
+
+from loadtests.users import ScenarioName
+from tests.loadserver import LoadServer, free_port, load_server, status
+from tests.support import until
+
+PROJECT = Path(__file__).parent.parent.parent
+LOCUST = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--only-summary"]
+SCHEDULE = ["--rate", "60", "--warmup", "0.5", "--duration", "1", "--seed", "7", "--bystanders", "20"]
+
+
+class Samples(NamedTuple):
+    """A samples file in its three parts."""
+
+    header: dict[str, Any]
+    rows: list[dict[str, Any]]
+    footer: dict[str, Any]
+
+
+def locust(host: str, *options: str, headless: bool = True) -> "subprocess.Popen[str]":
+    """Start Locust on the locustfile."""
+    command = [*LOCUST, "--host", host, *(["--headless"] if headless else []), *options]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process: "subprocess.Popen[str]", within_s: float = 40) -> tuple[int, str]:
+    """Wait for Locust and return its exit status and all that it printed."""
+    output, _ = process.communicate(timeout=within_s)
+    return process.returncode, output
+
+
+def read(path: Path) -> Samples:
+    """Read a samples file whose load is over."""
+    header, *rows, footer = [json.loads(line) for line in path.read_text().splitlines()]
+    return Samples(header, sorted(rows, key=lambda row: row["seq"]), footer)
+
+
+def play(server: LoadServer, path: Path, *options: str) -> Samples:
+    """Play a schedule to its end and return its samples."""
+    code, output = ended(locust(server.host, *SCHEDULE, "--samples", str(path), *options))
+    assert code == 0, output
+    return read(path)
+
+
+def test_every_scenario_sends_what_it_says_and_each_request_once(tmp_path: Path) -> None:
+    """Each scenario's rows and the requests that reached the server are the same, one to one."""
+    names: tuple[ScenarioName, ...] = get_args(ScenarioName)
+    with load_server() as server:
+        running = {
+            name: locust(server.host, *SCHEDULE, "--scenario", name, "--samples", str(tmp_path / name))
+            for name in names
+        }
+        for process in running.values():
+            code, output = ended(process)
+            assert code == 0, output
+        samples = {name: read(tmp_path / name) for name in names}
+    received = Counter((request.request_id, f"{request.method} {request.path}") for request in server.received)
+    sent = Counter((row["request_id"], row["route"]) for name in names for row in samples[name].rows)
+    assert received == sent
+    for name in names:
+        assert_whole(samples[name], name)
+
+
+def assert_whole(samples: Samples, name: str) -> None:
+    """Fail unless header, rows and last line are what the contract says of a schedule that was played."""
+    header, rows, footer = samples
+    assert (header["schema"], header["scenario"], header["seed"], header["rate"]) == (1, name, 7, 60.0)
+    assert header["window_end_ns"] - header["window_start_ns"] == 1_000_000_000
+    assert header["window_start_ns"] - header["start_ns"] == 500_000_000
+    assert [row["seq"] for row in rows] == list(range(len(rows)))
+    assert {row["outcome"] for row in rows} == {"acknowledged"}
+    assert (footer["sent"], footer["unsent"]) == (len(rows), 0)
+    assert footer["loop_lag_p99_ms"] <= footer["loop_lag_max_ms"]
+    for row in rows:
+        assert header["start_ns"] <= row["intended_ns"] < header["window_end_ns"]
+        assert row["intended_ns"] <= row["sent_ns"] <= row["ended_ns"]
+        assert (row["phase"] == "window") == (row["intended_ns"] >= header["window_start_ns"])
+        assert (row["stream"] == "bystander") == (row["tasks"] == 0) == row["route"].startswith("GET /ping/")
+    routes = Counter(row["route"] for row in rows)
+    assert (routes["GET /ping/loop"], routes["GET /ping/thread"]) == (30, 30)
+    if name != "mixed":
+        assert set(routes) == {"GET /ping/loop", "GET /ping/thread", f"POST /{name}"}
+
+
+def test_the_same_seed_sends_the_same_requests_at_the_same_times(tmp_path: Path) -> None:
+    """Two runs of one seed differ in nothing but their start; another seed differs."""
+    runs = []
+    for number, seed in enumerate(("7", "7", "8")):
+        with load_server() as server:
+            header, rows, _ = play(server, tmp_path / str(number), "--scenario", "chat", "--seed", seed)
+        plan = [(row["request_id"], row["route"], row["intended_ns"] - header["start_ns"]) for row in rows]
+        runs.append((plan, {request.request_id: request.body for request in server.received}))
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_a_dead_server_is_a_result_and_no_failure_of_the_load(tmp_path: Path) -> None:
+    """With nobody listening every request is refused, and Locust ends with status 0."""
+    samples = play(LoadServer(free_port()), tmp_path / "samples", "--scenario", "action")
+    assert {(row["outcome"], row["error"]) for row in samples.rows} == {("refused", "connection refused")}
+
+
+def test_a_server_in_trouble_is_a_result_too(tmp_path: Path) -> None:
+    """504 is indeterminate, and Locust ends with status 0."""
+    with load_server(lambda _: status(504)) as server:
+        samples = play(server, tmp_path / "samples", "--scenario", "action")
+    assert {(row["outcome"], row["status"]) for row in samples.rows} == {("indeterminate", 504)}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_early_every_intended_request_still_has_its_row(tmp_path: Path, how: signal.Signals) -> None:
+    """What was in flight is indeterminate, what was to come is unsent, and the status says that it was cut short."""
+    path = tmp_path / "samples"
+    schedule = ["--rate", "50", "--arrivals", "constant", "--duration", "20", "--samples", str(path)]
+    with load_server(lambda _: "silence") as server:
+        process = locust(server.host, *schedule, "--scenario", "action")
+        assert until(lambda: len(server.received) >= 25, 20)
+        process.send_signal(how)
+        code, output = ended(process)
+    assert code == 1, output
+    assert "Traceback" not in output
+    rows = read(path).rows
+    assert [row["seq"] for row in rows] == list(range(1000))
+    indeterminate = {row["request_id"] for row in rows if row["outcome"] == "indeterminate"}
+    assert len(indeterminate) >= 25
+    assert {request.request_id for request in server.received} <= indeterminate
+    assert {row["outcome"] for row in rows} == {"indeterminate", "unsent"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--scenario", "nonsense"], "nonsense"),
+        (["--scenario", "action", "--rate", "0", "--duration", "1"], "--rate 0"),
+        (["--scenario", "action", "--rate", "5"], "--duration"),
+        (["--scenario", "action", "--rate", "5", "--duration", "1", "--samples", "/no/such/folder/file"], "folder"),
+        (["--scenario", "action", "--rate", "5", "--duration", "1", "--samples", "/proc/file"], "/proc/file"),
+        (["--scenario", "action", "--host", "http://192.0.2.1:8000"], "not this machine"),
+        (["--scenario", "action", "--host", "nonsense"], "http://127.0.0.1:8000"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_a_sentence_before_anything_is_sent(options: list[str], sentence: str) -> None:
+    """Exit status 2, no traceback, nothing on the wire."""
+    with load_server() as server:
+        code, output = ended(locust(server.host, *options))
+    assert code == 2, output
+    assert sentence in output
+    assert "Traceback" not in output
+    assert server.connections == 0
+
+
+def test_without_a_schedule_each_user_is_one_arrival_a_second(tmp_path: Path) -> None:
+    """Forty users for four seconds are about 160 requests, at random times, in Locust's own table too."""
+    path = tmp_path / "samples"
+    with load_server() as server:
+        users = ["-u", "40", "-r", "100", "-t", "4s", "--seed", "3", "--samples", str(path)]
+        code, output = ended(locust(server.host, *users, "--scenario", "action"))
+    assert code == 0, output
+    samples = read(path)
+    assert len(samples.rows) == pytest.approx(150, abs=65)  # less up to a second of Locust's start; five sigma
+    assert Counter(row["request_id"] for row in samples.rows) >= Counter(r.request_id for r in server.received)
+    assert "/action" in output
+    assert samples.header["rate"] is None
+
+
+class WebUi:
+    """Locust with its web UI, driven as the page does it."""
+
+    def __init__(self, host: str) -> None:
+        self.port = free_port()
+        self.process = locust(
+            host, "--web-host", "127.0.0.1", "--web-port", str(self.port), "--scenario", "action", headless=False
+        )
+        assert until(self._up, 20)
+
+    def _up(self) -> bool:
+        try:
+            self.get("/")
+        except OSError:
+            return False
+        return True
+
+    def get(self, path: str) -> str:
+        """Return a page."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            page: bytes = answer.read()
+            return page.decode()
+
+    def post(self, path: str, **form: object) -> dict[str, Any]:
+        """Send a form and return the answer."""
+        body = urllib.parse.urlencode(form).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", body, timeout=10) as answer:
+            told: dict[str, Any] = json.load(answer)
+            return told
+
+    def swarm(self, **form: object) -> dict[str, Any]:
+        """Send the start form, or the one that changes the number of users."""
+        return self.post("/swarm", **form)
+
+
+def test_the_web_ui_picks_the_scenario_and_its_users_are_the_rate() -> None:
+    """Start, change and stop the load from the form; another machine in it is refused."""
+    with load_server() as server:
+        ui = WebUi(server.host)
+        try:
+            assert "multi-tasks" in ui.get("/")
+            refused = ui.swarm(user_count=5, spawn_rate=5, host="http://192.0.2.1:80", scenario="action")
+            assert (refused["success"], "not this machine" in refused["message"]) == (False, True)
+            assert not ui.swarm(user_count=5, spawn_rate=5, host=server.host, seed="x")["success"]
+
+            form = {"host": server.host, "scenario": "register", "seed": "", "probe_seconds": "0.05"}
+            assert ui.swarm(user_count=10, spawn_rate=100, **form)["success"]
+            few_per_s = rate_seen(server)
+            assert ui.swarm(user_count=100, spawn_rate=100, host=server.host)["success"]
+            many_per_s = rate_seen(server)
+            ui.post("/stop")
+            stopped_at = len(server.received)
+            assert {request.path for request in server.received} == {"/register"}
+            assert '"num_requests":0' not in ui.get("/stats/requests").replace(" ", "")
+        finally:
+            ui.process.send_signal(signal.SIGTERM)
+            _, output = ended(ui.process)
+    assert few_per_s == pytest.approx(10, abs=8)
+    assert many_per_s == pytest.approx(100, abs=40)
+    assert len(server.received) == stopped_at
+    assert "Traceback" not in output
+
+
+def rate_seen(server: LoadServer, over_s: float = 4.0) -> float:
+    """Return how many requests per second reach a server, once the first has."""
+    before = len(server.received)
+    assert until(lambda: len(server.received) > before + 3)
+    before = len(server.received)
+    until(lambda: False, over_s)
+    return (len(server.received) - before) / over_s
