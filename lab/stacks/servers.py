@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -103,9 +104,13 @@ class MailSink(Server):
 
     file: Path | None = field(default=None)
 
+    def size(self) -> int:
+        """Return the size of the file in bytes: the position at which the next mail will be."""
+        return self.file.stat().st_size if self.file else 0
+
     def mails(self, offset: int = 0) -> list[dict[str, Any]]:
         """Return the mails accepted so far, from a position in the file on."""
-        if self.file is None or not self.file.exists():
+        if self.file is None:
             return []
         with self.file.open("rb") as lines:
             lines.seek(offset)
@@ -134,7 +139,7 @@ def redis(
     configuration.write_text("\n".join(lines) + "\n")
     child = supervisor.start(name, [_redis_binary(), str(configuration)], {}, log=directory / "redis.log", cpus=cpus)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    return Redis(name, url, wait_until_up(child, port, lambda: _redis_version(url)), supervisor, child)
+    return Redis(name, url, wait_until_up([child], port, lambda: _redis_version(url)), supervisor, child)
 
 
 def postgres(
@@ -165,7 +170,7 @@ def postgres(
         stop_signal=signal.SIGINT,  # its fast shutdown: SIGTERM would wait for clients to leave
     )
     url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-    return Postgres(name, url, wait_until_up(child, port, lambda: _postgres_version(url)), supervisor, child)
+    return Postgres(name, url, wait_until_up([child], port, lambda: _postgres_version(url)), supervisor, child)
 
 
 def mail_sink(
@@ -182,7 +187,8 @@ def mail_sink(
     command = [sys.executable, "-m", "lab.stacks.mailsink", str(port), str(file)]
     child = supervisor.start(name, command, {}, log=directory / "mailsink.log", cpus=cpus)
     url = f"smtp://127.0.0.1:{port}"
-    return MailSink(name, url, wait_until_up(child, port, lambda: _smtp_greeting(url)), supervisor, child, file)
+    wait_until_up([child], port, lambda: _smtp_greeting(url))
+    return MailSink(name, url, f"aiosmtpd {metadata.version('aiosmtpd')}", supervisor, child, file)
 
 
 def free_port() -> int:
@@ -193,26 +199,28 @@ def free_port() -> int:
         return port
 
 
-def wait_until_up(child: Child, port: int, ask: Callable[[], T], within_s: float = UP_WITHIN_S) -> T:
-    """Return what ``ask`` returns once it does not raise.
+def wait_until_up(children: Sequence[Child], port: int, ask: Callable[[], T]) -> T:
+    """Return what ``ask`` returns once it does not raise; the first of the children listens on the port.
 
-    Raises StackError where the process ends, or takes too long.
+    Raises StackError where one of them ends, even if it is started again, or it takes too long.
     """
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + UP_WITHIN_S
     while True:
-        status = child.poll()
-        if status is not None:
-            raise StackError(_why_it_ended(child, port, status))
+        for child in children:
+            if child.ends:
+                raise StackError(_why_it_ended(child, port))
         try:
             return ask()
         except (StackError, OSError, psycopg.Error, redis_client.RedisError, smtplib.SMTPException) as error:
             if time.monotonic() > deadline:
-                message = f"{child.name} was not up within {within_s:.0f} s ({_first_line(error)}); see {child.log}."
+                first = children[0]
+                message = f"{first.name} was not up within {UP_WITHIN_S:g} s ({_first_line(error)}); see {first.log}."
                 raise StackError(message) from error
         time.sleep(POLL_S)
 
 
-def _why_it_ended(child: Child, port: int, status: int) -> str:
+def _why_it_ended(child: Child, port: int) -> str:
+    status = child.ends[0]
     text = child.log.read_text(errors="replace") if child.log.exists() else ""
     if "address already in use" in text.lower():
         return f"{child.name} could not start: port {port} is in use by another process; see {child.log}."

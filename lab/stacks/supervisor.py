@@ -41,25 +41,25 @@ class Child:
         self.name = name
         self.log = log
         self.pid = 0
-        self.restarts = -1
-        self._status: int | None = None
+        self.starts = 0
+        self.ends: list[int] = []  # the exit statuses, negative where a signal was the end
 
     def poll(self) -> int | None:
         """Return None while it runs, else its exit status, negative where a signal ended it."""
-        return self._status
+        return None if len(self.ends) < self.starts else self.ends[-1]
 
     def take(self, record: dict[str, Any]) -> None:
         """Take in a record of the warden's."""
         if record["event"] == "started":
-            self.pid, self._status = record["pid"], None
-            self.restarts += 1
+            self.pid = record["pid"]
+            self.starts += 1
         elif record["event"] == "ended":
-            self._status = record["status"] if record["signal"] is None else -record["signal"]
+            self.ends.append(record["status"] if record["signal"] is None else -record["signal"])
 
     def end_with_warden(self) -> None:
         """Know that it was killed with the warden, if it still ran."""
-        if self._status is None:
-            self._status = -signal.SIGKILL
+        if self.poll() is None:
+            self.ends.append(-signal.SIGKILL)
 
 
 class Supervisor:
@@ -140,6 +140,7 @@ class Supervisor:
         try:
             self._ask(f"{name} could not be started", do="start", **request)
         except StackError:
+            del self.children[name]
             if previous:
                 self.children[name] = previous
             raise

@@ -1,0 +1,133 @@
+"""The sampler: CPU time and memory of every process of a block, twice a second, by what the process is for."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import duckdb
+import psutil
+
+EVERY_S = 0.5
+# The kernel walks a process's page tables for its PSS, with its memory map locked: less often than the rest.
+PSS_EVERY_S = 2.0
+
+
+class Sample(NamedTuple):
+    """A process at one moment; all processes of a sweep have the same moment."""
+
+    t_ns: int
+    role: str
+    pid: int
+    cpu_s: float
+    rss_bytes: int
+    pss_bytes: int | None
+
+
+class Known:
+    """What is kept of a process from sweep to sweep."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.process = process
+        self.parent = 0
+        self.cpu_s = 0.0
+        self.ended_children_s = 0.0  # CPU time of children that had rows of their own
+        self.pss_bytes: int | None = None
+        self.pss_due = 0.0
+
+
+class Sampler:
+    """Samples until it is left, then writes ``resources.parquet``: the fields of `Sample`.
+
+    ``roles`` gives the processes to sample, each with all below it that have no role of their own. ``cpu_s`` is the
+    CPU time of a process since its start, and of those of its ended children that were too short-lived to be sampled
+    themselves, so the sum of the processes' increases is what a role has used.
+    """
+
+    def __init__(self, roles: Callable[[], dict[int, str]], file: Path) -> None:
+        self.roles = roles
+        self.file = file
+        self.samples: list[Sample] = []
+        self._known: dict[int, Known] = {}
+        self._end = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+
+    def __enter__(self) -> Self:
+        self._sampling = self._thread.submit(self._run)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.shutdown()
+        self._sampling.result()  # raises what has ended it, if anything has
+        self._write()
+
+    def _run(self) -> None:
+        while not self._end.wait(EVERY_S):
+            self.samples += self._sweep()
+        self.samples += self._sweep()
+
+    def _sweep(self) -> list[Sample]:
+        t_ns = time.monotonic_ns()
+        present = dict(self._family())
+        for pid in self._known.keys() - present.keys():
+            gone = self._known.pop(pid)
+            if gone.parent in self._known:
+                self._known[gone.parent].ended_children_s += gone.cpu_s
+        samples = []
+        for pid, role in present.items():
+            with suppress(psutil.Error, OSError):
+                samples.append(self._sample(t_ns, role, self._known[pid]))
+        return samples
+
+    def _family(self) -> Iterator[tuple[int, str]]:
+        """Yield pid and role of every process, and see to it that each is known."""
+        roles = self.roles()
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            known = self._known.get(process.pid)
+            if known is None or known.process != process:
+                known = self._known[process.pid] = Known(process)
+            with suppress(psutil.Error):
+                known.parent = process.ppid()
+                if role := self._role(process.pid, roles):
+                    yield process.pid, role
+
+    def _role(self, pid: int, roles: dict[int, str]) -> str | None:
+        """Return the role of a process or of its nearest ancestor that has one; parents come before their children."""
+        while pid not in roles and pid in self._known:
+            pid = self._known[pid].parent
+        return roles.get(pid)
+
+    def _sample(self, t_ns: int, role: str, known: Known) -> Sample:
+        with known.process.oneshot():
+            times = known.process.cpu_times()
+            rss_bytes = known.process.memory_info().rss
+        waited_for_s = times.children_user + times.children_system - known.ended_children_s
+        known.cpu_s = times.user + times.system + max(0.0, waited_for_s)
+        now = time.monotonic()
+        if now >= known.pss_due:
+            known.pss_due = now + PSS_EVERY_S
+            known.pss_bytes = _pss_bytes(known.process.pid)
+        return Sample(t_ns, role, known.process.pid, known.cpu_s, rss_bytes, known.pss_bytes)
+
+    def _write(self) -> None:
+        columns = {name: [sample[i] for sample in self.samples] for i, name in enumerate(Sample._fields)}
+        values = ", ".join(f"unnest(${name}) AS {name}" for name in columns)
+        target = str(self.file).replace("'", "''")
+        with duckdb.connect() as db:
+            db.execute(f"COPY (SELECT {values}) TO '{target}' (FORMAT parquet)", columns)
+
+
+def _pss_bytes(pid: int) -> int | None:
+    """Return the proportional set size: shared pages count in parts. None where the system does not tell it."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)

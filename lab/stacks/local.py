@@ -1,0 +1,273 @@
+"""The local stack: one contender, freshly started as child processes on a fresh database, and what it leaves."""
+
+import http
+import http.client
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+import redis
+from psycopg.rows import dict_row
+
+from lab.contenders import fill
+from lab.environment import PROJECT
+from lab.rundir import ContenderRecord, Placement
+from lab.stacks import broker, servers
+from lab.stacks.supervisor import Child, StackError, Supervisor
+
+HEALTH_TIMEOUT_S = 5.0
+STOP_GRACE_S = 10.0
+HURRIED_GRACE_S = 1.0
+GENERATOR = "locust"
+
+CONVERSATIONS = """
+    SELECT 'conversation' AS kind, task_id::text, extract(epoch FROM created_at)::float8 AS t_wall FROM conversations
+"""
+DOCUMENTS = """
+    SELECT 'document' AS kind, task_id::text, id::text AS document_id, status, error,
+           (SELECT count(*) FROM chunks WHERE document_id = documents.id) AS chunks
+    FROM documents
+"""
+
+
+class Servers:
+    """The servers that all contenders of a run share, on the generator's CPUs: PostgreSQL and the mail sink.
+
+    A context manager. Raises StackError where one of them, or Redis, does not come up: better now than in a block.
+    """
+
+    def __init__(self, supervisor: Supervisor, placement: Placement) -> None:
+        self.supervisor = supervisor
+        self.cpus = cpus(placement.generator, placement)
+
+    def __enter__(self) -> Self:
+        folder = self.supervisor.directory / "servers"
+        trial = servers.redis(self.supervisor, folder / "redis", cpus=self.cpus)
+        trial.stop()
+        self.postgres = servers.postgres(self.supervisor, folder, cpus=self.cpus)
+        self.mail = servers.mail_sink(self.supervisor, folder, cpus=self.cpus)
+        self.versions = {"redis": trial.version, "postgres": self.postgres.version, "smtp": self.mail.version}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.mail.stop()
+        self.postgres.stop()
+
+
+def cpus(wanted: list[int], placement: Placement) -> list[int] | None:
+    """Return the CPUs to pin to, or None where the system cannot pin."""
+    return wanted if placement.pinned else None
+
+
+class LocalStack:
+    """A contender's API, workers and broker on its CPUs, with a database and a data directory of their own.
+
+    A context manager: up when entered, gone when left. In between: ``stop`` and then ``collect``. The names of its
+    processes at the supervisor are ``api``, ``workers`` and ``broker``. Raises StackError where it does not come up.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, contender: ContenderRecord, shared: Servers, folder: Path, placement: Placement
+    ) -> None:
+        self.supervisor = supervisor
+        self.contender = contender
+        self.shared = shared
+        self.folder = folder
+        self.contender_cpus = cpus(placement.contender, placement)
+        self.generator_cpus = cpus(placement.generator, placement)
+        self.api = f"{contender.name}-api"
+        self.workers = [f"{contender.name}-worker-{number + 1}" for number in range(len(contender.workers))]
+        self.broker = f"{contender.name}-broker" if contender.broker else None
+        self.port = servers.free_port()
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.data = folder / "data"
+        self.journal = self.data / "journal"
+        self._cpu_count = len(placement.contender)
+        self._redis: servers.Redis | None = None
+
+    def __enter__(self) -> Self:
+        self._first_record = len(self.supervisor.records)
+        self._first_mail = self.shared.mail.size()
+        with ExitStack() as undo:
+            environment = self._give_servers(undo)
+            self._start(environment, undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def stop(self) -> None:
+        """Stop API and workers in order, all at once, and kill what has not ended after ten seconds.
+
+        The broker stays up: what it still holds is evidence.
+        """
+        self._stop_programs(STOP_GRACE_S)
+
+    def collect(self) -> None:
+        """Leave in ``evidence/`` of the block's folder what API and workers did.
+
+        To be called after `stop`, when nothing changes any more. Raises StackError where a server is away.
+        """
+        evidence = self.folder / "evidence"
+        evidence.mkdir(exist_ok=True)
+        for name in ("journal", "actions.log", "effects.log"):
+            if (self.data / name).exists():
+                shutil.move(self.data / name, evidence / name)
+        shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
+        _write_lines(evidence / "processes.jsonl", self._own_records())
+        _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
+        _write_lines(evidence / "rows.jsonl", _rows(self._database_url))
+        (evidence / "broker.json").write_text(json.dumps(self._leftovers()))
+
+    def broker_is_empty(self) -> bool:
+        """Return whether no task waits in a queue; False where the broker cannot be asked."""
+        if self._redis is None:
+            return True
+        try:
+            with self._redis.connect() as client:
+                return broker.is_empty(client)
+        except redis.RedisError:
+            return False
+
+    def roles(self) -> dict[int, str]:
+        """Return what the processes that run now are for, by pid: to be sampled with all below them."""
+        names = dict.fromkeys(self.workers, "worker") | {
+            self.api: "api",
+            self.broker: "broker",
+            self.shared.postgres.name: "postgres",
+            self.shared.mail.name: "mail",
+            GENERATOR: "generator",
+        }
+        children = self.supervisor.children
+        running = {name: child for name, child in list(children.items()) if name in names and child.poll() is None}
+        own = {os.getpid(): "lab", self.supervisor.pid: "supervisor"}
+        return own | {child.pid: names[name] for name, child in running.items()}
+
+    # starting
+
+    def _give_servers(self, undo: ExitStack) -> dict[str, str]:
+        """Make the data directory, the database and the broker; return the environment that leads there."""
+        self.data.mkdir(parents=True)
+        name = f"lab_{secrets.token_hex(6)}"
+        self._database_url = self.shared.postgres.create_database(name)
+        undo.callback(self._drop_database, name)
+        if self.broker:
+            self._redis = servers.redis(
+                self.supervisor, self.folder / "broker", name=self.broker, cpus=self.contender_cpus
+            )
+            undo.callback(self._put_broker_away, self._redis)
+            if self._redis.child is None:
+                _take_over(self._redis, undo)
+        return self.contender.env | {
+            "DATA_DIR": str(self.data),
+            "DATABASE_URL": self._database_url,
+            "SMTP_URL": self.shared.mail.url,
+            "REDIS_URL": self._redis.url if self._redis else "",
+        }
+
+    def _drop_database(self, name: str) -> None:
+        with suppress(StackError):  # a PostgreSQL that is away has been told of already
+            self.shared.postgres.drop(name)
+
+    def _start(self, environment: dict[str, str], undo: ExitStack) -> None:
+        undo.callback(self._stop_programs, HURRIED_GRACE_S)
+        commands = dict(zip([self.api, *self.workers], [self.contender.api, *self.contender.workers], strict=True))
+        children = [self._start_program(name, command, environment) for name, command in commands.items()]
+        servers.wait_until_up(children, self.port, self._check_health)
+
+    def _start_program(self, name: str, command: list[str], environment: dict[str, str]) -> Child:
+        return self.supervisor.start(
+            name,
+            fill(command, self.port, self._cpu_count),
+            environment,
+            cwd=PROJECT,
+            cpus=self.contender_cpus,
+            log=self.folder / "logs" / f"{name.removeprefix(f'{self.contender.name}-')}.log",
+            restart=True,
+        )
+
+    def _check_health(self) -> None:
+        """Raise StackError unless the API says that all it needs is up."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HEALTH_TIMEOUT_S)
+        try:
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            body = answer.read().decode(errors="replace")
+        except http.client.HTTPException as error:
+            raise StackError(f"GET /health: {error!r}") from error
+        finally:
+            connection.close()
+        if answer.status != http.HTTPStatus.OK:
+            raise StackError(f"GET /health says {answer.status} {body[:200]}")
+
+    # ending
+
+    def _put_broker_away(self, server: servers.Redis) -> None:
+        """Stop the broker and keep of it the log alone."""
+        server.stop()
+        if server.child is not None:
+            shutil.move(server.child.log, self.folder / "logs" / "broker.log")
+            shutil.rmtree(self.folder / "broker")
+
+    def _stop_programs(self, grace_s: float) -> None:
+        started = [name for name in [self.api, *self.workers] if name in self.supervisor.children]
+        with ThreadPoolExecutor(len(started) or 1) as pool:
+            for stopping in [pool.submit(self.supervisor.stop, name, grace_s) for name in started]:
+                stopping.result()
+
+    def _own_records(self) -> list[dict[str, Any]]:
+        """Return the starts and ends since the stack's start; of the shared servers only their main processes'."""
+        own = {self.api, *self.workers, self.broker}
+        records = self.supervisor.records[self._first_record :]
+        return [record for record in records if record["name"] in own or record.get("kind") == "service"]
+
+    def _leftovers(self) -> dict[str, list[broker.Leftover]]:
+        if self._redis is None:
+            return {"queue": [], "unacked": []}
+        try:
+            with self._redis.connect() as client:
+                return broker.leftovers(client)
+        except redis.RedisError as error:
+            raise StackError(f"What is left in {self.broker} could not be read: {error}.") from error
+
+
+def _rows(database_url: str) -> list[dict[str, Any]]:
+    """Return what the tasks left in the database. Raises StackError where it cannot be read."""
+    try:
+        with psycopg.connect(database_url, connect_timeout=5, row_factory=dict_row) as connection:
+            return [row for query in (CONVERSATIONS, DOCUMENTS) for row in connection.execute(query)]
+    except psycopg.Error as error:
+        raise StackError(f"The rows of the block could not be read: {error}.") from error
+
+
+def _take_over(server: servers.Redis, undo: ExitStack) -> None:
+    """Use a database of the user's own Redis, if it is empty, and leave it so."""
+    with server.connect() as client:
+        if client.dbsize():
+            raise StackError(
+                "The database at REDIS_URL is not empty: give the lab an empty one, it is emptied after use."
+            )
+    undo.callback(_empty, server)
+
+
+def _empty(server: servers.Redis) -> None:
+    with server.connect() as client:
+        client.flushdb()
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)

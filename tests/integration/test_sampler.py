@@ -1,0 +1,100 @@
+"""The sampler: what a process tree has used, whatever happens to its members meanwhile."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psutil
+import pytest
+
+from lab.sampler import Sampler
+from lab.stacks.supervisor import Child, Supervisor
+from tests.support import until
+
+BURN = "import time\nwhile time.process_time() < {seconds}: pass\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Supervisor]:
+    """A supervisor of the test's own."""
+    with Supervisor(tmp_path / "own") as running:
+        yield running
+
+
+def start(supervisor: Supervisor, name: str, code: str, log: Path) -> Child:
+    """Start a Python program given as text, and wait until it prints that it is ready to be looked at."""
+    child = supervisor.start(name, [sys.executable, "-u", "-c", code], {}, log=log)
+    assert until(lambda: "ready" in log.read_text()), log.read_text()
+    return child
+
+
+def rows(file: Path, query: str) -> list[Any]:
+    """Return the rows of a query in which ``samples`` is the file."""
+    return duckdb.execute(query.replace("samples", f"'{file}'")).fetchall()
+
+
+def used(file: Path) -> dict[str, float]:
+    """Return the CPU seconds of each role as the report adds them up."""
+    query = "SELECT role, sum(s) FROM (SELECT role, max(cpu_s) s FROM samples GROUP BY role, pid) GROUP BY role"
+    return dict(rows(file, query))
+
+
+def test_a_tree_is_counted_whole_and_once(own: Supervisor, tmp_path: Path) -> None:
+    """The time of a child counts once, whether it ended between two looks or was seen while it lived."""
+    each = f"subprocess.run([sys.executable, '-c', {BURN!r}.format(seconds=s)])"
+    code = f"import signal, subprocess, sys; print('ready')\nfor s in (0.2, 0.2, 1.4): {each}\nprint('burnt'); signal.pause()"
+    parent = start(own, "parent", code, tmp_path / "log")
+    with Sampler(lambda: {parent.pid: "api"}, tmp_path / "resources.parquet"):
+        assert until(lambda: "burnt" in (tmp_path / "log").read_text(), within_s=30)
+    truth = psutil.Process(parent.pid).cpu_times()
+    total_s = truth.user + truth.system + truth.children_user + truth.children_system
+    assert total_s > 1.8
+    assert used(tmp_path / "resources.parquet")["api"] == pytest.approx(total_s, abs=0.05)
+    assert rows(tmp_path / "resources.parquet", "SELECT count(DISTINCT pid) >= 2 FROM samples") == [(True,)]
+
+
+def test_a_role_inside_another_is_not_counted_twice(own: Supervisor, tmp_path: Path) -> None:
+    """Everything is below the lab, but only what has no role of its own is the lab's."""
+    child = start(own, "api", BURN.format(seconds=0.3) + "print('ready'); time.sleep(600)", tmp_path / "log")
+    roles = {os.getpid(): "lab", own.pid: "supervisor", child.pid: "api"}
+    with Sampler(lambda: roles, tmp_path / "resources.parquet"):
+        pass
+    by_role = dict(rows(tmp_path / "resources.parquet", "SELECT role, array_agg(DISTINCT pid) FROM samples GROUP BY 1"))
+    assert by_role["api"] == [child.pid]
+    assert by_role["supervisor"] == [own.pid]
+    assert child.pid not in by_role["lab"]
+    assert 0.25 < used(tmp_path / "resources.parquet")["api"] < 3
+
+
+def test_what_is_started_meanwhile_is_seen_and_what_ends_is_kept(own: Supervisor, tmp_path: Path) -> None:
+    """A role's restarted process has rows beside those of the one before."""
+    first = start(own, "api", "print('ready'); import time; time.sleep(600)", tmp_path / "log")
+    pids = [first.pid]
+    sampler = Sampler(lambda: {first.pid: "api"}, tmp_path / "resources.parquet")
+    with sampler:
+        assert until(lambda: sampler.samples)
+        own.stop("api", grace_s=5)
+        first = start(own, "api", "print('ready'); import time; time.sleep(600)", tmp_path / "log-2")
+        pids.append(first.pid)
+    assert rows(tmp_path / "resources.parquet", "SELECT DISTINCT pid FROM samples ORDER BY pid") == [(p,) for p in pids]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the proportional set size")
+def test_memory_is_there(own: Supervisor, tmp_path: Path) -> None:
+    """A process that holds 50 MB has them in both figures, and a forked child that shares them half of each."""
+    code = "x = b'x' * 50_000_000\nimport os, time\nos.fork() and print('ready')\ntime.sleep(600)"
+    parent = start(own, "api", code, tmp_path / "log")
+    with Sampler(lambda: {parent.pid: "api"}, tmp_path / "resources.parquet"):
+        pass
+    sizes = rows(tmp_path / "resources.parquet", "SELECT rss_bytes, pss_bytes FROM samples")
+    assert len(sizes) == 2
+    assert all(rss > 50e6 and 25e6 < pss < 45e6 for rss, pss in sizes)
+
+
+def test_an_error_in_sampling_is_not_swallowed(tmp_path: Path) -> None:
+    """A block without its resources must not look like one in which nothing was used."""
+    with pytest.raises(ZeroDivisionError), Sampler(lambda: {1 // 0: "api"}, tmp_path / "resources.parquet"):
+        pass
