@@ -83,20 +83,6 @@ class App:
         """Return the uploaded files that lie on the disk."""
         return list((self.data_dir / "uploads").iterdir())
 
-    def effects(self) -> dict[str, list[Any]]:
-        """Return everything that tasks have left behind, in order, without the times."""
-        started = {event["task_id"] for event in self.events()}
-        return {
-            "actions": _without_times(read_lines(self.data_dir / "actions.log")),
-            "effects": _without_times(read_lines(self.data_dir / "effects.log")),
-            "mails": _without_times([m for m in self.mail_sink.mails() if m["task_id"] in started]),
-            "documents": self.query("SELECT id, task_id, name, status, error FROM documents ORDER BY created_at, id"),
-            "chunks": self.query("SELECT document_id, position, text, embedding::text FROM chunks ORDER BY 1, 2"),
-            "conversations": self.query(
-                "SELECT task_id, user_id, message, response FROM conversations ORDER BY created_at"
-            ),
-        }
-
 
 @contextmanager
 def running(
@@ -119,7 +105,7 @@ def running(
         supervisor.start(f"{service}-worker", command, env, cwd=PROJECT, log=folder / "worker.log")
     url = f"http://127.0.0.1:{port}"
     try:
-        with httpx2.Client(base_url=url, timeout=10) as client:
+        with httpx2.Client(base_url=url, timeout=10, limits=httpx2.Limits(max_connections=200)) as client:
             yield App(name, folder, url, env, mail_sink, client, service)
     finally:
         supervisor.stop(service, 5)
@@ -136,7 +122,3 @@ def task_ids_of(answer: httpx2.Response) -> list[str]:
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """Return the JSON lines of a file that may not exist yet."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def _without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "t_ns"} for line in lines]

@@ -53,7 +53,7 @@ def test_a_missing_request_id_is_drawn_and_is_the_one_the_endpoint_sees() -> Non
 @pytest.mark.parametrize("path", ["/echo", "/fail/store"])
 def test_any_other_request_id_is_refused_once(path: str, bad: str) -> None:
     send = client.post if path == "/echo" else client.get
-    response = send(path, headers={"X-Request-ID": bad.encode()})
+    response = send(path, headers={b"X-Request-ID": bad.encode()})
     complaints = [problem for problem in response.json()["detail"] if problem["loc"] == ["header", "X-Request-ID"]]
     assert (response.status_code, len(complaints), "X-Request-ID" in response.headers) == (422, 1, False)
 
