@@ -15,6 +15,14 @@ from lab.stacks.supervisor import Child, Supervisor
 from tests.support import until
 
 BURN = "import time\nwhile time.process_time() < {seconds}: pass\n"
+FAMILY = """
+import signal, subprocess, sys
+print("ready")
+for seconds in (0.2, 0.2, 1.4):
+    subprocess.run([sys.executable, "-c", {burn!r}.format(seconds=seconds)])
+print("burnt")
+signal.pause()
+"""
 
 
 @pytest.fixture
@@ -44,8 +52,7 @@ def used(file: Path) -> dict[str, float]:
 
 def test_a_tree_is_counted_whole_and_once(own: Supervisor, tmp_path: Path) -> None:
     """The time of a child counts once, whether it ended between two looks or was seen while it lived."""
-    each = f"subprocess.run([sys.executable, '-c', {BURN!r}.format(seconds=s)])"
-    code = f"import signal, subprocess, sys; print('ready')\nfor s in (0.2, 0.2, 1.4): {each}\nprint('burnt'); signal.pause()"
+    code = FAMILY.format(burn=BURN)
     parent = start(own, "parent", code, tmp_path / "log")
     with Sampler(lambda: {parent.pid: "api"}, tmp_path / "resources.parquet"):
         assert until(lambda: "burnt" in (tmp_path / "log").read_text(), within_s=30)
