@@ -5,6 +5,7 @@ import math
 import time
 from array import array
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -43,7 +44,7 @@ class Recorder:
     """
 
     def __init__(self, path: Path | None, on_error: Callable[[OSError], None]) -> None:
-        self._file = path.open("wb") if path is not None else None
+        self._file = FileIO(path, "w") if path is not None else None
         self._on_error = on_error
         self._lines: list[str] = []
         self._ending = Event()
@@ -83,16 +84,21 @@ class Recorder:
         if self._file is None or not lines:
             return
         text = "\n".join(lines) + "\n"
-        try:
-            gevent.get_hub().threadpool.apply(self._append, (text.encode(),))
-        except OSError as error:
+        error = gevent.get_hub().threadpool.apply(_write, (self._file, text.encode()))
+        if error is not None:
+            self._file.close()
             self._file = None
             self._on_error(error)
 
-    def _append(self, text: bytes) -> None:
-        assert self._file is not None
-        self._file.write(text)
-        self._file.flush()
+
+def _write(file: FileIO, text: bytes) -> OSError | None:
+    """Write all of a text; return the error, which the thread that runs this would otherwise print."""
+    try:
+        while text:
+            text = text[file.write(text) :]
+    except OSError as error:
+        return error
+    return None
 
 
 class LoopLag:

@@ -23,7 +23,8 @@ CONNECTIONS = "reused, unless idle for 2 s; never resent"
 
 
 class LoadRun:
-    """Sends what the options ask for. ``report`` gets each sample and the length of its answer in bytes.
+    """Sends what the options ask for. ``report`` gets each sample and the length of its answer in bytes, but none
+    of those that end because the run is stopped: they say nothing about the server.
 
     A fixed schedule is played by ``play``; without one, whoever has an arrival calls ``arrive``. ``stop`` ends
     either, so that each intended request has its row. Raises UsageError where the options cannot be followed, and
@@ -49,6 +50,7 @@ class LoadRun:
         )
         self._next_seq = 0
         self._ending: gevent.Greenlet | None = None
+        self._stopped = False
         self._recorder = Recorder(options.samples, on_error)
         self._sender = Sender(target, self._record, options.in_flight)
         self._lag = LoopLag()
@@ -81,6 +83,7 @@ class LoadRun:
 
     def _end(self, grace_s: float) -> None:
         self._sender.drain(grace_s)
+        self._stopped = True
         self._sender.stop()
         for seq in range(self._next_seq, len(self._arrivals)):
             arrival = self._arrivals[seq]
@@ -101,7 +104,8 @@ class LoadRun:
 
     def _record(self, sample: Sample, length: int) -> None:
         self._recorder.record(sample)
-        self._report(sample, length)
+        if not self._stopped:
+            self._report(sample, length)
 
     def _header(self) -> dict[str, Any]:
         options = self.options

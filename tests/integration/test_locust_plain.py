@@ -139,6 +139,29 @@ def test_stopped_early_every_intended_request_still_has_its_row(tmp_path: Path, 
     assert {row["outcome"] for row in rows} == {"indeterminate", "unsent"}
 
 
+def test_killed_the_samples_so_far_are_there_and_the_last_line_says_that_it_was_cut_off(tmp_path: Path) -> None:
+    """SIGKILL costs the rows of the last quarter of a second, and every line that is there is whole."""
+    path = tmp_path / "samples"
+    with load_server() as server:
+        process = locust(server.host, *SCHEDULE, "--duration", "20", "--samples", str(path), "--scenario", "action")
+        assert until(lambda: path.exists() and len(path.read_text().splitlines()) >= 100, 20)
+        process.kill()
+        ended(process)
+    _header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) >= 99
+    assert all("seq" in row for row in rows)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_ends_the_load_with_a_sentence() -> None:
+    """Samples that cannot be written are no measurement: status 1, no traceback."""
+    with load_server() as server:
+        code, output = ended(locust(server.host, *SCHEDULE, "--samples", "/dev/full", "--scenario", "action"))
+    assert code == 1, output
+    assert "No space left" in output
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
