@@ -9,6 +9,7 @@ that was done although nobody was told of it. `Rules` holds every rule by name; 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 
@@ -26,6 +27,9 @@ JOB_OF_ROUTE = {
 
 # Doing these twice leaves what doing them once leaves: how often they ran, the journal says.
 IDEMPOTENT_JOBS = "('process_document', 'log_conversation')"
+
+# Above this DuckDB spills to disk: a block may have millions of events.
+MEMORY = "600MB"
 
 # An effect that carries no id, or none that is a UUID, belongs to nobody; it is kept under the nil UUID.
 NIL = "00000000-0000-0000-0000-000000000000"
@@ -83,7 +87,8 @@ RULES = Rules()
 
 def settle(block: Path, rules: Rules = RULES) -> None:
     """Write ``tasks.parquet`` of a block. Raises duckdb.Error where a file of the block cannot be read."""
-    with duckdb.connect() as db:
+    with TemporaryDirectory(prefix=".ledger-", dir=block) as spill, duckdb.connect() as db:
+        db.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {_quoted(Path(spill))}")
         db.execute("SET preserve_insertion_order = false")
         _define_functions(db)
         _read_requests(db, block)
@@ -132,30 +137,36 @@ def _read_requests(db: duckdb.DuckDBPyConnection, block: Path) -> None:
 
 
 def _read_lines(db: duckdb.DuckDBPyConnection, name: str, files: list[Path], columns: dict[str, str]) -> None:
-    """Make table ``<name>_lines`` of JSON Lines files; empty where there are none."""
-    kept = [str(file) for file in files if file.exists() and file.stat().st_size]
-    if kept:
-        db.execute(
-            f"CREATE TABLE {name}_lines AS SELECT * "
-            "FROM read_json($files, format = 'newline_delimited', columns = $columns, filename = true)",
-            {"files": kept, "columns": columns},
-        )
-    else:
-        declared = ", ".join(f"{column} {kind}" for column, kind in (columns | {"filename": "VARCHAR"}).items())
-        db.execute(f"CREATE TABLE {name}_lines ({declared})")
+    """Make a view ``<name>_lines`` of JSON Lines files, with the column ``filename``; empty where there are none."""
+    kept = ", ".join(_quoted(file) for file in files if file.exists() and file.stat().st_size)
+    declared = ", ".join(f"'{column}': '{kind}'" for column, kind in columns.items())
+    empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in (columns | {"filename": "VARCHAR"}).items())
+    read = f"FROM read_json([{kept}], format = 'newline_delimited', columns = {{{declared}}}, filename = true)"
+    db.execute(f"CREATE VIEW {name}_lines AS {read if kept else f'SELECT {empty} WHERE false'}")
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as an SQL literal."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Table ``events``: every line of every journal but the anchors, with the pid that wrote it."""
+    """Tables ``events``: every line of every journal but the anchors; and ``writers``: which pid wrote which file.
+
+    Millions of events: the file is an ENUM, a byte or two for each event instead of its whole name.
+    """
+    files = sorted((block / "evidence" / "journal").glob("*.jsonl"))
     columns = {"task_id": "VARCHAR", "job": "VARCHAR", "event": "VARCHAR", "t_ns": "BIGINT"}
-    _read_lines(db, "journal", sorted((block / "evidence" / "journal").glob("*.jsonl")), columns)
+    db.execute("CREATE TABLE writers (file VARCHAR, pid BIGINT)")
+    for file in files:
+        db.execute("INSERT INTO writers VALUES ($file, $pid)", {"file": str(file), "pid": file.stem.rsplit("-", 2)[1]})
+    db.execute("CREATE TYPE journal_file AS ENUM (SELECT file FROM writers)")
+    _read_lines(db, "journal", files, columns)
     db.execute(
-        r"""
+        """
         CREATE TABLE events AS
-        SELECT id(task_id) AS task_id, job, event, t_ns, parse_filename(filename) AS file,
-               regexp_extract(filename, '-(\d+)-[^-]*\.jsonl$', 1)::BIGINT AS pid
-        FROM journal_lines WHERE event IS NOT NULL;
-        DROP TABLE journal_lines
+        SELECT id(task_id) AS task_id, job, event, t_ns, filename::journal_file AS file
+        FROM journal_lines WHERE event IS NOT NULL
         """
     )
 
@@ -209,12 +220,13 @@ def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
         """
         CREATE TABLE cut_off AS
         WITH starts AS (
-            SELECT task_id, pid, max(t_ns) FILTER (event = 'started') AS started_ns,
+            SELECT task_id, file, max(t_ns) FILTER (event = 'started') AS started_ns,
                    count_if(event = 'started') - count_if(event IN ('succeeded', 'failed', 'attempt_failed')) AS open
-            FROM events GROUP BY task_id, file, pid HAVING open > 0),
+            FROM events GROUP BY task_id, file HAVING open > 0),
         ends AS (
-            SELECT task_id, starts.pid, any_value(open) AS open, min(died_ns) AS died_ns
-            FROM starts JOIN deaths ON deaths.pid = starts.pid AND died_ns >= started_ns GROUP BY task_id, starts.pid)
+            SELECT task_id, any_value(open) AS open, min(died_ns) AS died_ns
+            FROM starts JOIN writers ON writers.file = starts.file::VARCHAR
+            JOIN deaths ON deaths.pid = writers.pid AND died_ns >= started_ns GROUP BY task_id, starts.file)
         SELECT task_id, sum(open) AS n_cut_off, min(died_ns) AS died_ns FROM ends GROUP BY task_id
         """
     )
@@ -228,17 +240,18 @@ def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
                min(t_ns) FILTER (event = 'accepted') AS accepted_ns, min(t_ns) FILTER (event = 'started') AS started_ns,
                min(t_ns) FILTER (event = 'succeeded') AS succeeded_ns,
                max(t_ns) FILTER (event IN ('failed', 'given_up', 'skipped')) AS stopped_ns,
-               arg_max(event || ' in ' || file, t_ns) AS last_event
-        FROM events GROUP BY task_id
+               arg_max(event, t_ns) AS last_event, arg_max(file, t_ns) AS last_file
+        FROM events GROUP BY task_id;
+        DROP TABLE events
         """
     )
 
 
 def _join(db: duckdb.DuckDBPyConnection) -> None:
-    """Table ``tasks``: all that is known of each task in one row, and ``n``, how often it was executed to its end."""
+    """View ``tasks``: all that is known of each task in one row, and ``n``, how often it was executed to its end."""
     db.execute(
         f"""
-        CREATE TABLE tasks AS
+        CREATE VIEW tasks AS
         WITH joined AS (
             SELECT * REPLACE (coalesce(asked, false) AS asked, coalesce(n_effects, 0) AS n_effects,
                               coalesce(n_journal, 0) AS n_journal, coalesce(in_queue, false) AS in_queue,
@@ -265,9 +278,10 @@ def _verdicts(rules: Rules, target: Path) -> str:
                    CASE WHEN n > 0 THEN coalesce(succeeded_ns, effect_ns, died_ns) ELSE stopped_ns END AS ended_ns,
                    {_first_of(rules.agreements)} AS agreement,
                    CASE WHEN in_queue THEN 'in the queue' WHEN in_unacked THEN 'taken, unacknowledged'
-                        ELSE coalesce(last_event, if(n_effects > 0, 'its effect', 'nowhere')) END AS last_seen
-            FROM tasks ORDER BY intended_ns, position
-        ) TO '{str(target).replace("'", "''")}' (FORMAT parquet)
+                        WHEN last_event IS NOT NULL THEN last_event || ' in ' || parse_filename(last_file::VARCHAR)
+                        WHEN n_effects > 0 THEN 'its effect' ELSE 'nowhere' END AS last_seen
+            FROM tasks
+        ) TO {_quoted(target)} (FORMAT parquet)
     """
 
 
