@@ -24,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # an error is a sentence, not a box
     help="BackgroundTasks vs Celery: measure latency, throughput and failure behaviour of both, honestly.",
 )
 errors = Console(stderr=True, soft_wrap=True, highlight=False)

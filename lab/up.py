@@ -1,6 +1,7 @@
 """`lab up`: the stacks and the Locust web UI, kept running to play with."""
 
 import http.client
+import socket
 import sys
 import time
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
     Their logs and data go to a folder of their own under ``out``. Raises LabError where one does not come up or dies.
     """
     interrupt = Interrupt()
+    _check_free(web_port)
     placement = environment.place(environment.available_cpus())
     folder = RunDir.create(out.resolve(), "up").path
     with ExitStack() as running:
@@ -54,6 +56,14 @@ def _start_web_ui(supervisor: Supervisor, stack: LocalStack, port: int, folder: 
         "locust", command, {}, cwd=PROJECT, cpus=stack.generator_cpus, log=folder / "logs" / "locust.log"
     )
     wait_until_up([locust], port, lambda: _connect(port))
+
+
+def _check_free(port: int) -> None:
+    """Raise LabError where the port is taken: better now than when the stacks are up."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise LabError(f"Port {port} of 127.0.0.1 cannot be used: {error.strerror}; see --web-port.") from error
 
 
 def _connect(port: int) -> None:

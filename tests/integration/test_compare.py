@@ -1,0 +1,190 @@
+"""`lab compare` as a user runs it: real apps, real servers, real load, real Ctrl-C and real SIGKILL."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+
+from lab.environment import PROJECT
+from lab.rundir import RunDir
+from tests.support import alive, until
+
+SHORT = ["--rate", "10", "--rounds", "1", "--seed", "7"]
+
+
+@contextmanager
+def started_lab(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run `lab` while the test does something to it; its output is in a pipe that the test reads at the end."""
+    command = [sys.executable, "-m", "lab", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as lab:
+        try:
+            yield lab
+        finally:
+            lab.kill()
+
+
+def the_run(out: Path) -> RunDir:
+    """Return the only run directory in a folder."""
+    (run,) = out.iterdir()
+    return RunDir(run)
+
+
+def wait_for_load(out: Path) -> None:
+    """Wait until a block is under load."""
+    assert until(lambda: list(out.glob("*/blocks/*/requests.jsonl")), within_s=60), "no block came under load"
+
+
+def family(lab: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return all that the lab has started, and check that it is a whole stack."""
+    processes = psutil.Process(lab.pid).children(recursive=True)
+    assert len(processes) > 5
+    return processes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, subprocess.CompletedProcess[str]]:
+    """One short run of two contenders, with the faults of one."""
+    out = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "lab", "compare", "--contender", "inline", "--contender", "celery", *SHORT]
+    command += ["--duration", "4", "--fault", "none", "--out", str(out)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=170)
+    return the_run(out), done
+
+
+def test_a_run_ends_measured_or_says_why_it_is_void(
+    finished: tuple[RunDir, subprocess.CompletedProcess[str]],
+) -> None:
+    """On a machine that is busy with other things the blocks may be void; then the status is 3 and the why is there."""
+    directory, done = finished
+    blocks = directory.read().blocks
+    assert [block.state for block in blocks] == ["finished", "finished"]
+    assert done.returncode == (0 if any(block.valid for block in blocks) else 3)
+    assert all(block.valid or block.why for block in blocks)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_every_acknowledged_task_was_done_by_journal_and_effects(
+    finished: tuple[RunDir, subprocess.CompletedProcess[str]],
+) -> None:
+    """Nothing was disturbed, so nothing may be missing, in either app."""
+    directory, _ = finished
+    for block in directory.read().blocks:
+        tasks = str(directory.block(block) / "tasks.parquet")
+        counted = duckdb.execute(
+            "SELECT request_outcome, fate, agreement, count(*) FROM read_parquet($tasks) GROUP BY ALL", {"tasks": tasks}
+        ).fetchall()
+        ((outcome, fate, agreement, count),) = counted
+        assert (outcome, fate, agreement) == ("acknowledged", "done", "equal"), block.contender
+        assert count > 20
+
+
+def test_both_contenders_got_the_same_requests_at_the_same_times(
+    finished: tuple[RunDir, subprocess.CompletedProcess[str]],
+) -> None:
+    """A round is a pair: what is compared differs in the contender only."""
+    directory, _ = finished
+    seen = []
+    for block in directory.read().blocks:
+        rows = duckdb.execute(
+            "SELECT request_id, route, intended_ns - min(intended_ns) OVER () AS at_ns "
+            "FROM read_parquet($requests) ORDER BY seq",
+            {"requests": str(directory.block(block) / "requests.parquet")},
+        ).fetchall()
+        seen.append(rows)
+    assert seen[0] == seen[1]
+
+
+def test_the_report_can_be_rendered_again_and_says_the_same(
+    finished: tuple[RunDir, subprocess.CompletedProcess[str]],
+) -> None:
+    """`lab report` is a pure function of the run directory."""
+    directory, _ = finished
+    files = [directory.path / name for name in ("summary.json", "report.html", "report.md")]
+    before = [file.read_text() for file in files]
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", "report", str(directory.path)],
+        cwd=PROJECT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode in (0, 3)
+    assert [file.read_text() for file in files] == before
+
+
+def test_a_task_can_be_followed(finished: tuple[RunDir, subprocess.CompletedProcess[str]]) -> None:
+    """`lab task` shows request, events and effect of one id."""
+    directory, _ = finished
+    block = directory.read().blocks[0]
+    (task_id,) = duckdb.execute(
+        "SELECT task_id FROM read_parquet($tasks) WHERE route = 'POST /action' LIMIT 1",
+        {"tasks": str(directory.block(block) / "tasks.parquet")},
+    ).fetchone() or ("",)
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", "task", str(directory.path), task_id],
+        cwd=PROJECT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0
+    for word in ("accepted", "started", "succeeded", "done"):
+        assert word in done.stdout, done.stdout
+
+
+def test_ctrl_c_ends_in_order_and_reports(tmp_path: Path) -> None:
+    """The block in hand is dropped, the report is written, and nothing is left running."""
+    with started_lab("compare", "--quick", *SHORT, "--duration", "30", "--out", tmp_path) as lab:
+        wait_for_load(tmp_path)
+        processes = family(lab)
+        lab.send_signal(signal.SIGINT)
+        output, _ = lab.communicate(timeout=60)
+    directory = the_run(tmp_path)
+    assert lab.returncode == 1
+    assert directory.read().interrupted
+    assert (directory.path / "report.html").exists()
+    assert "Traceback" not in output
+    assert not alive(processes)
+
+
+def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
+    """The second one does not wait for anything, and still nothing is left running."""
+    with started_lab("compare", "--quick", *SHORT, "--duration", "30", "--out", tmp_path) as lab:
+        wait_for_load(tmp_path)
+        processes = family(lab)
+        lab.send_signal(signal.SIGINT)
+        lab.send_signal(signal.SIGINT)
+        output, _ = lab.communicate(timeout=10)
+    assert lab.returncode != 0
+    assert "Traceback" not in output
+    assert until(lambda: not alive(processes), within_s=5)
+
+
+def test_a_killed_lab_leaves_nothing_running_and_can_be_resumed(tmp_path: Path) -> None:
+    """After `kill -9` the run directory reads, the report says what is missing, and `lab resume` finishes the run."""
+    arguments = ["--contender", "inline", *SHORT, "--rounds", "2", "--duration", "3", "--fault", "none"]
+    with started_lab("compare", *arguments, "--out", tmp_path) as lab:
+        assert until(lambda: list(tmp_path.glob("*/blocks/02-*/requests.jsonl")), within_s=90)
+        processes = family(lab)
+        os.kill(lab.pid, signal.SIGKILL)
+        assert until(lambda: not alive(processes), within_s=5)
+    directory = the_run(tmp_path)
+    assert [block.state for block in directory.read().blocks] == ["finished", "planned"]
+    first = (directory.block(directory.read().blocks[0]) / "requests.parquet").read_bytes()
+
+    with started_lab("report", directory.path) as report:
+        output, _ = report.communicate(timeout=60)
+    assert report.returncode == 1
+    assert re.search(r"missing|interrupted|not finished", output, re.IGNORECASE), output
+
+    with started_lab("resume", directory.path, "--json") as resumed:
+        output, _ = resumed.communicate(timeout=90)
+    run = directory.read()
+    assert [block.state for block in run.blocks] == ["finished", "finished"]
+    assert not run.interrupted
+    assert run.ended_at is not None
+    assert (directory.block(run.blocks[0]) / "requests.parquet").read_bytes() == first
+    assert json.loads((directory.path / "summary.json").read_text())["run"] == directory.path.name
