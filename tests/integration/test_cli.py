@@ -31,7 +31,7 @@ def run_lab(*arguments: str | Path, prefix: list[str] | None = None) -> subproce
         (["report", "no-such-run"], "no-such-run"),
         (["resume", "no-such-run"], "no-such-run"),
         (["task", "no-such-run", "6f1c1f4e-5c0f-4d7b-9a35-3f0b0b7a7c11"], "no-such-run"),
-        (["task", "no-such-run", "42"], "42"),
+        (["task", "no-such-run", "42"], "ID"),
     ],
 )
 def test_bad_usage_is_named_and_ends_with_2(arguments: list[str], named: str) -> None:
