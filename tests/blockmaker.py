@@ -190,6 +190,7 @@ def _all(block: Block, tasks: list[UUID], fate: str) -> None:
 
 @plant()
 def done(block: Block, route: str) -> None:
+    """Executed to its end, once."""
     tasks, job = _accepted(block, route)
     for task in tasks:
         block.run(task, job)
@@ -198,6 +199,7 @@ def done(block: Block, route: str) -> None:
 
 @plant()
 def done_after_a_failed_attempt(block: Block, route: str) -> None:
+    """The first attempt failed, the second did not."""
     tasks, job = _accepted(block, route)
     block.event(tasks[0], job, "started")
     block.event(tasks[0], job, "attempt_failed", error="OSError: mail is away")
@@ -242,6 +244,7 @@ def effect_after_the_death(block: Block, route: str) -> None:
 
 @plant()
 def end_without_an_effect(block: Block, route: str) -> None:
+    """The journal says done, and nothing is there."""
     tasks, job = _accepted(block, route)
     for task in tasks:
         block.event(task, job, "started")
@@ -251,6 +254,7 @@ def end_without_an_effect(block: Block, route: str) -> None:
 
 @plant()
 def failed(block: Block, route: str) -> None:
+    """The journal says that it failed for good; its later steps are skipped."""
     (task, *later), job = _accepted(block, route)
     block.event(task, job, "started")
     block.event(task, job, "failed", error="CancelledError: ")
@@ -265,6 +269,7 @@ def failed(block: Block, route: str) -> None:
 
 @plant(celery_only=True)
 def given_up(block: Block, route: str) -> None:
+    """All its attempts failed."""
     (task, *later), job = _accepted(block, route)
     for _ in range(3):
         block.event(task, job, "started")
@@ -286,6 +291,7 @@ def pending(block: Block, route: str) -> None:
 
 @plant(celery_only=True)
 def stranded(block: Block, route: str) -> None:
+    """Taken by a worker that died; due again only after the horizon."""
     (task, *later), job = _accepted(block, route)
     pid = block.doomed()
     block.event(task, job, "started", pid)
@@ -298,6 +304,7 @@ def stranded(block: Block, route: str) -> None:
 
 @plant()
 def lost_in_the_middle(block: Block, route: str) -> None:
+    """Its process died while it ran."""
     (task, *later), job = _accepted(block, route)
     pid = block.doomed()
     block.event(task, job, "started", pid)
@@ -307,6 +314,7 @@ def lost_in_the_middle(block: Block, route: str) -> None:
 
 @plant()
 def lost_before_the_start(block: Block, route: str) -> None:
+    """It was waiting in a process that died."""
     tasks, _ = _accepted(block, route)
     _all(block, tasks, "lost")
 
@@ -329,11 +337,13 @@ def duplicated(block: Block, route: str) -> None:
 
 @plant()
 def not_done(block: Block, route: str) -> None:
+    """No answer, and never done."""
     _all(block, block.request(route, "indeterminate", error="timed out"), "not_done")
 
 
 @plant()
 def recovered(block: Block, route: str) -> None:
+    """No answer, and done all the same."""
     tasks, job = _accepted(block, route, "indeterminate")
     for task in tasks:
         block.run(task, job)
@@ -342,6 +352,7 @@ def recovered(block: Block, route: str) -> None:
 
 @plant(celery_only=True)
 def duplicated_without_a_yes(block: Block, route: str) -> None:
+    """No answer, and done twice."""
     tasks, job = _accepted(block, route, "indeterminate")
     for task in tasks:
         block.run(task, job)
@@ -359,6 +370,7 @@ def unexpected(block: Block, route: str) -> None:
 
 @plant()
 def never_asked_for(block: Block, route: str) -> None:
+    """Done twice, and in no request."""
     task = uuid4()
     block.run(task, ROUTES[route])
     block.run(task, ROUTES[route])
@@ -367,11 +379,13 @@ def never_asked_for(block: Block, route: str) -> None:
 
 @plant()
 def refused(block: Block, route: str) -> None:
+    """Refused and not done: no task at all."""
     block.request(route, "refused")
 
 
 @plant()
 def unsent(block: Block, route: str) -> None:
+    """Never sent and not done: no task at all."""
     block.request(route, "unsent")
 
 

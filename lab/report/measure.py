@@ -72,14 +72,20 @@ FATES = """
     FROM read_parquet($file) WHERE phase = 'window' OR request_id IS NULL GROUP BY ALL
 """
 
+# The role "all" is what makes up a contender; servers that both sides use, generator and lab are apart.
 # CPU time of a process before the window does not count; a process that started in it began with none.
 RESOURCES = """
-    WITH processes AS (
+    WITH samples AS (
+        FROM read_parquet($file) WHERE t_ns <= $end_ns
+        UNION ALL
+        SELECT * REPLACE ('all' AS role) FROM read_parquet($file)
+        WHERE t_ns <= $end_ns AND role IN ('api', 'worker', 'broker')),
+    processes AS (
         SELECT role, pid, max(cpu_s) - coalesce(max(cpu_s) FILTER (t_ns <= $start_ns), 0) AS cpu_s
-        FROM read_parquet($file) WHERE t_ns <= $end_ns GROUP BY role, pid),
+        FROM samples GROUP BY role, pid),
     moments AS (
         SELECT role, t_ns, sum(coalesce(pss_bytes, rss_bytes)) AS bytes
-        FROM read_parquet($file) WHERE t_ns BETWEEN $start_ns AND $end_ns GROUP BY role, t_ns)
+        FROM samples WHERE t_ns >= $start_ns GROUP BY role, t_ns)
     SELECT role, sum(cpu_s) AS cpu_s, (SELECT max(bytes) FROM moments WHERE moments.role = processes.role) AS peak_bytes
     FROM processes GROUP BY role
 """

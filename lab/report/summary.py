@@ -96,7 +96,7 @@ class Resources(Part):
 
     contender: str
     scenario: str
-    role: str
+    role: str = Field(description="`all` is API, workers and broker together: all that makes up the contender")
     cpu_s_per_1000_done: Spread = Field(description="CPU seconds in window and drain per 1,000 tasks done")
     peak_memory_bytes: Spread = Field(description="largest sum over the role's processes: PSS, or RSS without one")
 

@@ -39,12 +39,14 @@ def histories(draw: st.DrawFn) -> Block:
 @given(histories())
 @settings(max_examples=60, deadline=None)
 def test_finds_exactly_what_was_planted(block: Block) -> None:
+    """Any mixture of outcomes, in any order, of either contender."""
     with tempfile.TemporaryDirectory() as folder:
         assert found(block.write(Path(folder) / "block")) == block.expected
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)
 def test_finds_every_planted_outcome_on_every_route(contender: str, tmp_path: Path) -> None:
+    """Every outcome that the contender can show, on every route."""
     block = everything(contender)
     assert found(block.write(tmp_path / "block")) == block.expected
 
@@ -58,6 +60,7 @@ def every_rule() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def museum(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Block]:
+    """Return a block with everything in it, written once."""
     block = everything("celery")
     return block.write(tmp_path_factory.mktemp("museum") / "block"), block
 
@@ -71,16 +74,19 @@ def test_no_rule_can_be_taken_away_unnoticed(part: str, name: str, museum: tuple
 
 
 def test_an_effect_without_an_id_is_nobodys_and_unexplained(tmp_path: Path) -> None:
+    """A mail without its header is an error of the lab."""
     block = Block("inline")
     block.lines["mail.jsonl"].append({"task_id": None, "t_ns": 5, "to": ["a@example.org"], "subject": "?"})
     assert found(block.write(tmp_path / "block")) == {ledger.NIL: ("unexpected", "unexplained")}
 
 
 def test_a_block_in_which_nothing_happened_has_no_tasks(tmp_path: Path) -> None:
+    """Empty files and missing ones are no error."""
     assert found(Block("celery").write(tmp_path / "block")) == {}
 
 
 def test_times_and_attempts_are_those_of_the_journal(tmp_path: Path) -> None:
+    """The first start, the first success, and how often it was tried."""
     block = Block("celery")
     PLANTS["done_after_a_failed_attempt"](block, "POST /action")
     ledger.settle(block.write(tmp_path / "block"))
@@ -93,6 +99,7 @@ def test_times_and_attempts_are_those_of_the_journal(tmp_path: Path) -> None:
 
 
 def test_the_history_of_a_lost_task_shows_why(tmp_path: Path) -> None:
+    """Request, events and the death of its process; nothing of other requests."""
     block = Block("celery")
     PLANTS["lost_in_the_middle"](block, "POST /register")
     PLANTS["done"](block, "POST /action")
@@ -105,7 +112,22 @@ def test_the_history_of_a_lost_task_shows_why(tmp_path: Path) -> None:
     assert "/action" not in told
 
 
+def test_the_history_shows_which_fault_was_on(tmp_path: Path) -> None:
+    """With its times and the processes it hit."""
+    block = Block("inline")
+    PLANTS["lost_in_the_middle"](block, "POST /action")
+    due_ns = block.requests[0]["intended_ns"]
+    fault = {"fault": "api-sigkill", "injected_ns": due_ns + 5_000_000, "healed_ns": due_ns + 9_000_000}
+    block.faults = [fault | {"pids": [101], "confirmed": True}]
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    told = ledger.history(folder, UUID(next(iter(block.expected))))
+    assert "+0.005 s: fault api-sigkill was injected (processes 101)." in told
+    assert "+0.009 s: fault api-sigkill was healed." in told
+
+
 def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
+    """Steps that travel inside the message of another included."""
     block = Block("celery")
     PLANTS["stranded"](block, "POST /multi-tasks")
     folder = block.write(tmp_path / "block")
@@ -118,6 +140,7 @@ def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(PLANTS))
 def test_every_planted_task_has_a_history(name: str, tmp_path: Path) -> None:
+    """It ends with the fate that the ledger found."""
     block = Block("celery")
     PLANTS[name](block, "POST /chat")
     folder = block.write(tmp_path / "block")
@@ -130,4 +153,5 @@ def test_every_planted_task_has_a_history(name: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_id_has_no_history(tmp_path: Path) -> None:
+    """Nothing is made up."""
     assert ledger.history(Block("inline").write(tmp_path / "block"), uuid4()) == []

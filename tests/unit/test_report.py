@@ -97,6 +97,9 @@ def test_resources_are_those_of_the_window(summary: Summary) -> None:
     api = next(r for r in summary.resources if (r.contender, r.role) == ("celery", "api"))
     assert api.cpu_s_per_1000_done.median == pytest.approx(2.0 / tasks * 1000)
     assert api.peak_memory_bytes.median == 100_000_000
+    both = next(r for r in summary.resources if (r.contender, r.role) == ("celery", "all"))
+    assert both.cpu_s_per_1000_done.median == pytest.approx(4.0 / tasks * 1000)
+    assert both.peak_memory_bytes.median == 150_000_000
 
 
 def test_bystanders_are_apart_from_the_load(summary: Summary) -> None:
