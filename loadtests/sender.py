@@ -1,6 +1,7 @@
 """The open-loop sender: each request leaves at its intended time, is never resent, and ends as one sample."""
 
 import errno
+import logging
 import socket
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTP
 from loadtests.recorder import Outcome, Phase, Sample
 from loadtests.target import Target
 from loadtests.users import Request
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 # Uvicorn closes a connection after 5 s without a request: one that has been idle for 2 s is not used again, so that
@@ -211,6 +214,9 @@ class Sender:
         except OSError as error:
             outcome: Outcome = "unsent" if error.errno in LOCAL_SHORTAGE else "indeterminate"
             return Answer(outcome, error=error.strerror or str(error))
+        except Exception as error:  # no row may be missing, not even by a defect of this file
+            log.exception("A request ended as none should.")
+            return Answer("indeterminate", error=repr(error))
 
     def _transact(self, intended: Intended) -> Answer:
         """Send one request on one connection and read its answer whole."""
