@@ -14,7 +14,7 @@ import psutil
 
 EVERY_S = 0.5
 # The kernel walks a process's page tables for its PSS, with its memory map locked: less often than the rest.
-PSS_EVERY_S = 2.0
+PSS_EVERY_S = 4.0
 
 
 class Sample(NamedTuple):

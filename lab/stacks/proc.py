@@ -2,13 +2,17 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+IPC_RMID = 0
+IPC_STAT = 2
 
 LINUX = sys.platform == "linux"
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
@@ -38,3 +42,21 @@ def started_ns(pid: int) -> int | None:
     # The kernel counts from the boot, sleep included; the monotonic clock stands still while the machine sleeps.
     asleep_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
     return ticks_since_boot * 1_000_000_000 // os.sysconf("SC_CLK_TCK") - asleep_ns
+
+
+def remove_directory(directory: str | Path) -> None:
+    """Remove a directory, and the shared memory of a PostgreSQL that was killed in it; what cannot be removed stays."""
+    for lock_file in Path(directory).glob("*/postmaster.pid"):
+        with suppress(OSError, ValueError, IndexError):
+            key, segment = map(int, lock_file.read_text().splitlines()[6].split())
+            _remove_segment(key, segment)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_segment(key: int, segment: int) -> None:
+    """Remove a shared memory segment, if its number is still the one of that key."""
+    if _libc is None:
+        return
+    state = (ctypes.c_int32 * 64)()  # struct shmid_ds, which begins with the key
+    if _libc.shmctl(segment, IPC_STAT, state) == 0 and state[0] == key:
+        _libc.shmctl(segment, IPC_RMID, None)

@@ -36,13 +36,11 @@ STOP_GRACE_S = 5.0
 
 # The same for every contender. Durability is PostgreSQL's default (fsync and synchronous_commit on): the work's rows
 # are to cost what they cost a team in production. Memory is modest, since a laptop holds all of it at once.
-# Shared memory goes into files of the data directory, so that nothing of it is left when the server is killed.
 POSTGRES_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "64MB",
-    "dynamic_shared_memory_type": "mmap",
 }
 
 
@@ -285,8 +283,9 @@ def _scratch_directory(supervisor: Supervisor, user: int | None) -> Path:
     places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108
     for place in places:
         if user is None or _everyone_may_pass(place):
-            directory = Path(tempfile.mkdtemp(prefix="lab-postgres-", dir=place))
-            supervisor.remove_at_end(directory)
+            directory = place / f"lab-postgres-{secrets.token_hex(8)}"
+            supervisor.remove_at_end(directory)  # first, lest the lab be killed before it has said so
+            directory.mkdir(mode=0o700)
             if user is not None:
                 os.chown(directory, user, user)
             return directory
@@ -318,7 +317,9 @@ def _initdb(
     if user is not None:
         os.chown(secret, user, user)
     options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
-    command = [str(binaries / "initdb"), "-U", "postgres", "-D", str(home / "data"), *options]
+    # In files of the data directory, for initdb and the server, so that nothing of it is left when they are killed.
+    shared_memory = ["-c", "dynamic_shared_memory_type=mmap"]
+    command = [str(binaries / "initdb"), "-U", "postgres", "-D", str(home / "data"), *options, *shared_memory]
     child = supervisor.start(f"{name}-initdb", command, {}, cwd=home, log=log, user=user)
     deadline = time.monotonic() + UP_WITHIN_S
     while child.poll() is None and time.monotonic() < deadline:

@@ -7,7 +7,6 @@ warden ends it when the lab is gone, the kernel when the warden is gone, and the
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -157,7 +156,7 @@ class Supervisor:
         self._ask(f"{name} could not be stopped", ANSWER_WITHIN_S + grace_s, do="stop", name=name, grace_s=grace_s)
 
     def remove_at_end(self, directory: Path) -> None:
-        """Have a directory removed when everything has ended, however the lab ends."""
+        """Have a directory removed when everything has ended, however the lab ends, and what PostgreSQL had there."""
         self._scratch.append(directory)
         self._ask(f"{directory} could not be noted", do="scratch", directory=str(directory))
 
@@ -230,7 +229,7 @@ class Supervisor:
                     os.waitpid(process.pid, os.WNOHANG)
             time.sleep(0.02)
         for directory in self._scratch:
-            shutil.rmtree(directory, ignore_errors=True)
+            proc.remove_directory(directory)
 
     def _is_ours(self, process: psutil.Process, sessions: set[int]) -> bool:
         if process.pid == self._warden.pid:

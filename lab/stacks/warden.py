@@ -9,7 +9,6 @@ since the death of the *thread* that forked is what kills a child by PR_SET_PDEA
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -125,7 +124,7 @@ class Warden:
             time.sleep(BUSY_S)
             self.reap()
         for directory in self.scratch:
-            shutil.rmtree(directory, ignore_errors=True)
+            proc.remove_directory(directory)
 
     # requests
 
