@@ -28,5 +28,6 @@ def load() -> Any:
 def embed(texts: Sequence[str]) -> Vectors:
     """Return the vectors of texts that are not empty: one row of 256 each, of length 1."""
     vectors: Vectors = load().embed(list(texts), batch_size=BATCH)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, np.maximum(lengths, np.finfo(np.float32).tiny))
+    lengths: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)
+    return vectors

@@ -67,7 +67,7 @@ CREATE INDEX IF NOT EXISTS conversations_user ON conversations (user_id, created
 """
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - a state, as its name says
+class StoreUnavailable(Exception):
     """PostgreSQL could not be reached, or did not answer in time; what was begun is undone."""
 
 
@@ -290,6 +290,8 @@ class Store:
         if not self._has_schema:
             await link.execute(SCHEMA)
             self._has_schema = True
+        # Without it a search that meets many deleted chunks finds fewer than it was asked for.
+        await link.execute("SET hnsw.iterative_scan = strict_order")
         await register_vector_async(link.connection)
 
     async def _give_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
