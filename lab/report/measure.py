@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from lab.report.recovery import recoveries
 from lab.rundir import BlockRecord
 from lab.stats import REQUESTS_FOR_P99
 
@@ -18,12 +19,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class BlockMeasures:
-    """Figures by route (with ``all``), by bystander route and by role, and tasks by request outcome and fate."""
+    """Figures by route (``all`` included), bystander and role, tasks by request outcome and fate, recovery times."""
 
     routes: dict[str, Row]
     bystanders: dict[str, Row]
     roles: dict[str, Row]
     fates: list[Row]
+    recoveries_s: list[float]
 
 
 REQUESTS = """
@@ -107,7 +109,7 @@ def measure(folder: Path, block: BlockRecord) -> BlockMeasures:
         resources = folder / "resources.parquet"
         bounds = {"file": str(resources), "start_ns": start_ns, "end_ns": end_ns}
         roles = _by(db, "role", RESOURCES, **bounds) if resources.exists() else {}
-    return BlockMeasures(routes, bystanders, roles, fates)
+    return BlockMeasures(routes, bystanders, roles, fates, recoveries(folder, block.window_end_ns or end_ns))
 
 
 def _by(db: duckdb.DuckDBPyConnection, key: str, sql: str, **values: Any) -> dict[str, Row]:

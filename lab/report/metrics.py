@@ -16,6 +16,7 @@ from lab.report.summary import (
     Comparison,
     Contender,
     Fate,
+    FaultFigures,
     Resources,
     RouteFigures,
     Share,
@@ -62,6 +63,7 @@ def summarise(run_dir: Path) -> Summary:
         bystanders=list(_bystanders(run, rounds)),
         resources=list(_resources(run, rounds)),
         shares=list(_shares(run, valid)),
+        faults=list(_faults(run, valid)),
         comparisons=comparisons,
         blocks=[_block(b, blocks) for b in run.blocks],
     )
@@ -154,6 +156,24 @@ def _shares(run: RunRecord, blocks: list[Measured]) -> Iterator[Share]:
                     | ({"of": None, "low": None, "high": None} if outcome == "none" else {})
                     | ({"of": of, "low": low, "high": high} if outcome != "none" else {})
                 )
+
+
+def _faults(run: RunRecord, blocks: list[Measured]) -> Iterator[FaultFigures]:
+    for fault in run.plan.faults:
+        for scenario, contender, own in _cells(run, [block for block in blocks if block.record.fault == fault]):
+            counts: Counter[Fate] = Counter()
+            for row in (row for block in own for row in block.figures.fates):
+                counts[row["fate"]] += row["count"]
+            recoveries_s = [seconds for block in own for seconds in block.figures.recoveries_s]
+            yield FaultFigures(
+                contender=contender,
+                scenario=scenario,
+                fault=fault,
+                injections=len(recoveries_s),
+                tasks=sum(block.figures.routes.get("all", {}).get("tasks", 0) for block in own),
+                fates={fate: counts[fate] for fate in get_args(Fate)},
+                back_to_normal_s=spread(recoveries_s),
+            )
 
 
 def _fate_order(outcome: str, fate: Fate) -> tuple[int, int]:

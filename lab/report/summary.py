@@ -42,7 +42,7 @@ class Spread(Part):
     median: Figure = None
     low: Figure = None
     high: Figure = None
-    blocks: int = Field(default=0, description="how many valid blocks have this figure")
+    blocks: int = Field(default=0, description="how many valid blocks (or injections) have this figure")
 
 
 class Contender(Part):
@@ -115,6 +115,21 @@ class Share(Part):
     high: Figure
 
 
+class FaultFigures(Part):
+    """What one fault did to one contender, over all its valid blocks."""
+
+    contender: str
+    scenario: str
+    fault: str
+    injections: int = Field(description="confirmed ones")
+    tasks: int = Field(description="acknowledged tasks of the window")
+    fates: dict[Fate, int] = Field(description="what became of the tasks of the window, all request outcomes")
+    back_to_normal_s: Spread = Field(
+        description="over the injections: from each to the last disturbed request before two seconds without one; "
+        "inf: not before the next injection or the end of the window"
+    )
+
+
 class Comparison(Part):
     """Two contenders on one figure: the ratio other ÷ baseline in each round in which both blocks are valid."""
 
@@ -172,6 +187,7 @@ class Summary(Part):
     bystanders: list[Bystander]
     resources: list[Resources]
     shares: list[Share]
+    faults: list[FaultFigures]
     comparisons: list[Comparison]
     blocks: list[BlockFigures]
 

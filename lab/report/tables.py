@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lab.report import words
-from lab.report.summary import RouteFigures, Summary
+from lab.report.summary import Fate, FaultFigures, RouteFigures, Summary
 from lab.rundir import RunRecord
 
 # Fates of acknowledged tasks that have a column of their own; the others are summed.
@@ -174,6 +174,20 @@ def shares(summary: Summary) -> Table:
         ],
         labels=4,
     )  # fmt: skip
+
+
+def faults(summary: Summary) -> Table:
+    """Return what each fault did to each contender."""
+    head = ["fault", "contender", "faults", "acknowledged", "done", "lost", "stranded", "duplicated", "recovered"]
+    return Table([*head, "other", "back after s"], _grouped(_fault_row(row) for row in summary.faults), labels=2)
+
+
+def _fault_row(row: FaultFigures) -> list[str]:
+    named: list[Fate] = ["done", "lost", "stranded", "duplicated", "recovered"]
+    other = sum(count for fate, count in row.fates.items() if fate not in named)
+    counts = [row.injections, row.tasks, *(row.fates[fate] for fate in named), other]
+    back = words.milliseconds(row.back_to_normal_s.median, words.NOT_BACK, "")
+    return [row.fault, row.contender, *(f"{count:,}" for count in counts), back]
 
 
 def blocks(summary: Summary) -> Table:

@@ -9,6 +9,16 @@ from lab.report import tables
 from lab.report.summary import Summary
 
 HEAD = ["resp.\np50", "\np95", "\np99", "done\np50", "\np95", "good-\nput/s", "tasks\nackd", "\ndone", "\nlost"]
+FAULTS_HEAD = [
+    "tasks\nackd",
+    "\ndone",
+    "\nlost",
+    "stran-\nded",
+    "dupli-\ncated",
+    "reco-\nvered",
+    "other",
+    "back\nafter",
+]
 COLOURS = {"faster": "green", "slower": "red"}
 
 
@@ -19,6 +29,9 @@ def show(summary: Summary, console: Console) -> None:
     for scenario in dict.fromkeys(row.scenario for row in summary.routes):
         console.print()
         console.print(_table(summary, scenario))
+    if summary.faults:
+        console.print()
+        console.print(_faults(summary))
     console.print()
     for sentence in summary.sentences:
         style = next((colour for word, colour in COLOURS.items() if f": {word} by" in sentence), "")
@@ -33,12 +46,26 @@ def _say(console: Console, sentence: str, bullet: str, style: str) -> None:
 
 def _table(summary: Summary, scenario: str) -> Table:
     title = f"{scenario}: response time and time to done in ms, medians over valid blocks"
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for head in HEAD:
-        table.add_column(head, justify="right")
+    table = _empty(title, HEAD)
     for route, rows in tables.by_route(summary, scenario):
         table.add_row(Text(route.removeprefix("POST "), style="bold"))
         for contender, *cells in rows:
             table.add_row(f" {contender}", *(Text(cell) for cell in cells[: len(HEAD)]))
+    return table
+
+
+def _faults(summary: Summary) -> Table:
+    table = _empty("Faults: what became of the tasks, and after how many seconds all was normal again", FAULTS_HEAD)
+    for fault, contender, _, *cells in tables.faults(summary).rows:
+        if fault:
+            table.add_row(Text(fault, style="bold"))
+        table.add_row(f" {contender}", *(Text(cell) for cell in cells))
+    return table
+
+
+def _empty(title: str, heads: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right")
     return table

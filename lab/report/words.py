@@ -3,11 +3,12 @@
 import math
 import shlex
 
-from lab.report.summary import Comparison, RouteFigures, Share, Spread, Summary
+from lab.report.summary import Comparison, FaultFigures, RouteFigures, Share, Spread, Summary
 from lab.rundir import BlockRecord, Plan, RunRecord
 
 NONE = "–"
 BEYOND_HORIZON = "> horizon"
+NOT_BACK = "never"
 
 HOW_TO_READ = [
     "Requests arrive at times that were drawn beforehand and do not wait for answers (open loop). Response time counts "
@@ -24,6 +25,9 @@ HOW_TO_READ = [
     "Lost: acknowledged, never executed to its end, and nothing holds it any more. Stranded: a worker took it and "
     "never acknowledged it; the broker would give it out again, but only after the horizon. Recovered: done although "
     "its request never got a yes. Unexpected: done although its request was refused or never made.",
+    "A request is disturbed by a fault if it got no yes, or its work was not done, or either took longer than three "
+    "times the p95 before the first fault and longer than 250 ms. A contender is back to normal at the last disturbed "
+    "request before two seconds without one; “never” is not before the next fault.",
     "A void block is one in which the instrument or a shared server was at fault. It takes no part in any figure. What "
     "a contender does wrong is its result and voids nothing.",
 ]
@@ -206,7 +210,19 @@ def _became(summary: Summary, fault: str | None, scenario: str, contender: str) 
     if "lost" not in counts:
         parts.append(f"lost {below(told)}")
     parts += [f"{_plain(share)} {share.count:,}" for share in own if share.request_outcome != "acknowledged"]
-    return f"`{contender}`{where}: of {told:,} acknowledged tasks {'; '.join(parts)}."
+    back = next((_back(f) for f in summary.faults if (f.fault, f.scenario, f.contender) == names), "")
+    return f"`{contender}`{where}: of {told:,} acknowledged tasks {'; '.join(parts)}{back}."
+
+
+def _back(figures: FaultFigures) -> str:
+    """Return how long it took to be back to normal: the median over the injections, and their range."""
+    found = figures.back_to_normal_s
+    if found.median is None:
+        return ""
+    low, high = (milliseconds(figure, NOT_BACK, " s") for figure in (found.low, found.high))
+    return (
+        f"; back to normal after {milliseconds(found.median, NOT_BACK, ' s')} ({low} to {high}, {found.blocks} faults)"
+    )
 
 
 def _plain(share: Share) -> str:

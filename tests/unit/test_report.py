@@ -207,12 +207,63 @@ def test_a_fault_block_counts_for_fates_and_not_for_figures(tmp_path: Path) -> N
     )
     finish(directory, extra, loaded_block("inline", Random(3), 50.0, losses=5))
     run.blocks.append(extra)
+    run.plan.faults = ["api-sigkill"]
     directory.write(run)
     summary = report.write(path)
+    assert "Faults" in printed(summary)
+    assert [f.fates["lost"] for f in summary.faults] == [5]
     assert figures(summary, "inline").response_p95_ms.blocks == 1
     assert figures(summary, "inline").fates["lost"] == 0
     assert [s.count for s in summary.shares if (s.fault, s.fate) == ("api-sigkill", "lost")] == [5]
     assert any("`inline` with api-sigkill" in sentence for sentence in summary.sentences)
+
+
+def faulted(tmp_path: Path, injected_s: list[float], disturbed_s: list[float]) -> float | None:
+    """Return how long it took to be back to normal: requests every 0.1 s for 20 s, some of them refused."""
+    block = Block("inline")
+    for number in range(200):
+        block.now_ns = 1_000 * MS + number * 100 * MS
+        wrong = any(abs(number / 10 - at) < 0.01 for at in disturbed_s)
+        tasks = block.request("POST /action", "refused" if wrong else "acknowledged")
+        if not wrong:
+            block.run(tasks[0], "write_log")
+    start_ns = block.requests[0]["intended_ns"] - 1
+    block.faults = [
+        {
+            "fault": "api-kill",
+            "injected_ns": start_ns + int(at * 1e9),
+            "healed_ns": None,
+            "pids": [1],
+            "confirmed": True,
+        }
+        for at in injected_s
+    ]
+    path = tmp_path / "r"
+    path.mkdir()
+    run = empty_run(plan(["inline"], rounds=1, faults=["api-kill"]))
+    run.blocks[0].fault, run.blocks[0].round = "api-kill", 0
+    finish(RunDir(path), run.blocks[0], block)
+    RunDir(path).write(run)
+    (fault,) = report.write(path).faults
+    assert fault.injections == len(injected_s)
+    return fault.back_to_normal_s.median
+
+
+@pytest.mark.parametrize(
+    ("injected_s", "disturbed_s", "back_s"),
+    [
+        ([5], [5.0, 5.5, 6.9], 1.9),
+        ([5], [], 0.0),
+        ([5], [5.5, 9.0], 0.5),
+        ([5, 10, 15], [5.5, 10.7, 15.9], 0.7),
+        ([5], [5.0, 6.5, 8, 9.5, 11, 12.5, 14, 15.5, 17, 18.5, 19.9], math.inf),
+    ],
+)
+def test_back_to_normal_is_the_last_disturbed_request_before_two_quiet_seconds(
+    injected_s: list[float], disturbed_s: list[float], back_s: float, tmp_path: Path
+) -> None:
+    """Counted from each injection, the median over them."""
+    assert faulted(tmp_path, injected_s, disturbed_s) == pytest.approx(back_s, abs=0.02)
 
 
 def test_a_quick_run_gives_no_verdict(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""How long a contender took to be back to normal after each fault of a block.
+
+A request is disturbed if it was not acknowledged, or one of its tasks was not done, or either took longer than three
+times the p95 before the first fault and longer than 250 ms. A contender is back to normal after the last disturbed
+request before two seconds without one; how long that took counts from the injection to that request's intended time.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+
+SLOW = 3
+SLOW_AT_LEAST_MS = 250
+QUIET_NS = 2_000_000_000
+DONE = ["done", "duplicated", "recovered"]
+
+DISTURBED = """
+    WITH work AS (
+        SELECT request_id,
+               max(if(fate IN $done, (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE)) AS done_ms
+        FROM read_parquet($tasks) GROUP BY request_id),
+    seen AS (
+        SELECT intended_ns, coalesce(done_ms, 0) AS done_ms,
+               if(outcome = 'acknowledged', (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE) AS response_ms
+        FROM read_parquet($requests) LEFT JOIN work USING (request_id) WHERE stream = 'load'),
+    normal AS (
+        SELECT coalesce(quantile_disc(response_ms, 0.95), 0) AS response_ms,
+               coalesce(quantile_disc(done_ms, 0.95), 0) AS done_ms
+        FROM seen WHERE intended_ns < $first_ns)
+    SELECT seen.intended_ns FROM seen, normal
+    WHERE seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms)
+       OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms)
+    ORDER BY seen.intended_ns
+"""
+
+
+def recoveries(folder: Path, window_end_ns: int) -> list[float]:
+    """Return for each confirmed fault of a block the seconds until all was normal again.
+
+    0 where nothing was disturbed; ``math.inf`` where it was not normal before the next fault or the window's end.
+    """
+    path = folder / "faults.json"
+    faults = json.loads(path.read_text()) if path.exists() else []
+    injected = sorted(fault["injected_ns"] for fault in faults if fault["confirmed"])
+    if not injected:
+        return []
+    disturbed = _disturbed(folder, injected[0])
+    return list(_each(injected, disturbed, window_end_ns))
+
+
+def _disturbed(folder: Path, first_ns: int) -> list[int]:
+    """Return the intended times of the disturbed requests."""
+    values = {"requests": str(folder / "requests.parquet"), "tasks": str(folder / "tasks.parquet")}
+    limits = {"done": DONE, "first_ns": first_ns, "slow": SLOW, "at_least_ms": SLOW_AT_LEAST_MS}
+    with duckdb.connect() as db:
+        return [row[0] for row in db.execute(DISTURBED, values | limits).fetchall()]
+
+
+def _each(injected: list[int], disturbed: list[int], window_end_ns: int) -> Iterator[float]:
+    for start_ns, end_ns in zip(injected, [*injected[1:], window_end_ns], strict=True):
+        last_ns = start_ns
+        for t_ns in (t for t in disturbed if start_ns <= t < end_ns):
+            if t_ns - last_ns > QUIET_NS:
+                break
+            last_ns = t_ns
+        over = last_ns == start_ns or end_ns - last_ns > QUIET_NS
+        yield (last_ns - start_ns) / 1e9 if over else math.inf
