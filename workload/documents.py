@@ -13,12 +13,14 @@ from uuid import UUID
 from workload import embeddings
 from workload.embeddings import Vectors
 from workload.extract import OLE_MAGIC, TOO_LONG, DocumentError, Kind, extract
-from workload.store import StoreUnavailable, store
+from workload.store import StoreUnavailable, storable, store
 
 __all__ = ["DocumentError", "EmptyFileError", "UnknownKindError", "process", "sniff", "split"]
 
 CHUNK_CHARS = 400
 MAX_CHUNKS = 2_500
+
+NO_TEXT = "The document has no text (a scanned page is a picture, not text)."
 
 AT_ONCE = 2  # documents read and embedded at the same time in one process; each may take extract.CHILD_MEMORY_BYTES
 
@@ -144,7 +146,9 @@ def _read(path: Path) -> tuple[list[str], Vectors]:
             kind = sniff(file)
         except (EmptyFileError, UnknownKindError) as error:
             raise DocumentError(str(error)) from error
-    chunks = split(extract(path, kind))
+    chunks = split(storable(extract(path, kind)))
+    if not chunks:
+        raise DocumentError(NO_TEXT)
     if len(chunks) > MAX_CHUNKS:
         raise DocumentError(TOO_LONG)
     return chunks, embeddings.embed(chunks)

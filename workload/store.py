@@ -15,6 +15,7 @@ while it has a job, and the first request after an outage must not wait for some
 
 import asyncio
 import os
+import re
 import select
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -34,6 +35,7 @@ from workload.settings import settings
 TIMEOUT_S = 2.4  # a whole operation; within the 2.5 s that callers count on
 COMMIT_MARGIN_S = 0.4  # the server gives a transaction up so much before the client does
 CHUNKS_PER_STATEMENT = 200
+MAX_NAME_CHARS = 255
 
 SCHEMA = f"""
 SELECT pg_advisory_xact_lock(7264001);  -- several processes may start at once
@@ -163,7 +165,7 @@ class Store:
         async with self._transaction() as link:
             await link.execute(
                 "INSERT INTO documents (id, task_id, name, upload) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                (document_id, task_id, name, upload),
+                (document_id, task_id, storable(name)[:MAX_NAME_CHARS], upload),
             )
 
     async def discard_document(self, document_id: UUID, upload: str) -> None:
@@ -312,6 +314,11 @@ async def _finish(link: _Link, document_id: UUID, status: str, error: str | None
     if cursor.rowcount == 0:
         raise UnknownDocumentError(f"there is no document {document_id}")
     await link.execute("DELETE FROM chunks WHERE document_id = %s", (document_id,))
+
+
+def storable(text: str) -> str:
+    """Return text without the characters that PostgreSQL refuses: NUL and lone surrogates."""
+    return re.sub(r"[\x00\ud800-\udfff]", "", text)
 
 
 def _is_quiet(connection: psycopg.AsyncConnection[Any]) -> bool:
