@@ -186,7 +186,7 @@ def _fault_row(row: FaultFigures) -> list[str]:
     named: list[Fate] = ["done", "lost", "stranded", "duplicated", "recovered"]
     other = sum(count for fate, count in row.fates.items() if fate not in named)
     counts = [row.injections, row.tasks, *(row.fates[fate] for fate in named), other]
-    back = words.milliseconds(row.back_to_normal_s.median, words.NOT_BACK, "")
+    back = words.back_after(row.back_to_normal_s.median)
     return [row.fault, row.contender, *(f"{count:,}" for count in counts), back]
 
 

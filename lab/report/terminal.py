@@ -55,7 +55,7 @@ def _table(summary: Summary, scenario: str) -> Table:
 
 
 def _faults(summary: Summary) -> Table:
-    table = _empty("Faults: what became of the tasks, and after how many seconds all was normal again", FAULTS_HEAD)
+    table = _empty("Faults: fates of the tasks; seconds until back to normal", FAULTS_HEAD)
     for fault, contender, _, *cells in tables.faults(summary).rows:
         if fault:
             table.add_row(Text(fault, style="bold"))

@@ -52,6 +52,13 @@ def seconds(duration_s: float) -> str:
     return f"{duration_s:g} s"
 
 
+def back_after(duration_s: float | None) -> str:
+    """Return how many seconds it took to be back to normal."""
+    if duration_s is None:
+        return NONE
+    return NOT_BACK if duration_s == math.inf else f"{duration_s:.1f}"
+
+
 def percent(share: float) -> str:
     """Return a share with at least two significant digits where it is small."""
     return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.1f} %"
@@ -219,10 +226,8 @@ def _back(figures: FaultFigures) -> str:
     found = figures.back_to_normal_s
     if found.median is None:
         return ""
-    low, high = (milliseconds(figure, NOT_BACK, " s") for figure in (found.low, found.high))
-    return (
-        f"; back to normal after {milliseconds(found.median, NOT_BACK, ' s')} ({low} to {high}, {found.blocks} faults)"
-    )
+    middle, low, high = (back_after(figure) for figure in (found.median, found.low, found.high))
+    return f"; back to normal after {middle} s ({low} to {high} s over {found.blocks} injections)"
 
 
 def _plain(share: Share) -> str:
