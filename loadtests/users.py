@@ -63,16 +63,18 @@ ADDENDA = ("", "", " Nobody was harmed.", " 请查收。", " See the log for mor
 GIVEN_NAMES = ("Ada", "Grace", "Linus", "Søren", "Zoë", "王", "李", "Nguyễn", "Miles", "O'Neill")
 FAMILY_NAMES = ("Lovelace", "Hopper", "小明", "静", "Müller", "Văn An", "van der Berg", "Smith")
 QUESTIONS = (
-    "How long does a background task live when the server is restarted?",
-    "What happens to a task when its worker dies?",
+    "Why are tides higher when the moon is full?",
+    "When does a beekeeper harvest the honey?",
+    "What made Vesuvius bury Pompeii?",
+    "How long does a sourdough loaf bake?",
+    "What does the lens of a lighthouse do?",
+    "泡绿茶的水温应当是多少度？",
+    "大熊猫每天吃多少竹子？",
+    "从北京到上海的高铁要几个小时？",
+    "中秋节为什么吃月饼？",
+    "长城有多长？",
     "Which invoices have to be paid this month?",
-    "How do I set up the coffee machine?",
-    "When is the library open at the weekend?",
-    "What should I pack for a trip to the mountains?",
-    "图书馆周末几点开门？",
-    "如何申请年假？",
     "后台任务失败以后会怎么样？",
-    "Where is the moon tonight?",
 )
 
 T = TypeVar("T")

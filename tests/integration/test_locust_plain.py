@@ -7,6 +7,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -29,10 +30,25 @@ class Samples(NamedTuple):
     footer: dict[str, Any]
 
 
-def locust(host: str, *options: str, headless: bool = True) -> "subprocess.Popen[str]":
-    """Start Locust on the locustfile."""
-    command = [*LOCUST, "--host", host, *(["--headless"] if headless else []), *options]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def locust() -> Iterator[Start]:
+    """Start Locust on the locustfile: ``locust(host, *options)``. What still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(host: str, *options: str, headless: bool = True) -> "subprocess.Popen[str]":
+        command = [*LOCUST, "--host", host, *(["--headless"] if headless else []), *options]
+        started.append(
+            subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def ended(process: "subprocess.Popen[str]", within_s: float = 40) -> tuple[int, str]:
@@ -47,14 +63,14 @@ def read(path: Path) -> Samples:
     return Samples(header, sorted(rows, key=lambda row: row["seq"]), footer)
 
 
-def play(server: LoadServer, path: Path, *options: str) -> Samples:
+def play(locust: Start, server: LoadServer, path: Path, *options: str) -> Samples:
     """Play a schedule to its end and return its samples."""
     code, output = ended(locust(server.host, *SCHEDULE, "--samples", str(path), *options))
     assert code == 0, output
     return read(path)
 
 
-def test_every_scenario_sends_what_it_says_and_each_request_once(tmp_path: Path) -> None:
+def test_every_scenario_sends_what_it_says_and_each_request_once(locust: Start, tmp_path: Path) -> None:
     """Each scenario's rows and the requests that reached the server are the same, one to one."""
     names: tuple[ScenarioName, ...] = get_args(ScenarioName)
     with load_server() as server:
@@ -94,33 +110,35 @@ def assert_whole(samples: Samples, name: str) -> None:
         assert set(routes) == {"GET /ping/loop", "GET /ping/thread", f"POST /{name}"}
 
 
-def test_the_same_seed_sends_the_same_requests_at_the_same_times(tmp_path: Path) -> None:
+def test_the_same_seed_sends_the_same_requests_at_the_same_times(locust: Start, tmp_path: Path) -> None:
     """Two runs of one seed differ in nothing but their start; another seed differs."""
     runs = []
     for number, seed in enumerate(("7", "7", "8")):
         with load_server() as server:
-            header, rows, _ = play(server, tmp_path / str(number), "--scenario", "chat", "--seed", seed)
+            header, rows, _ = play(locust, server, tmp_path / str(number), "--scenario", "chat", "--seed", seed)
         plan = [(row["request_id"], row["route"], row["intended_ns"] - header["start_ns"]) for row in rows]
         runs.append((plan, {request.request_id: request.body for request in server.received}))
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
-def test_a_dead_server_is_a_result_and_no_failure_of_the_load(tmp_path: Path) -> None:
+def test_a_dead_server_is_a_result_and_no_failure_of_the_load(locust: Start, tmp_path: Path) -> None:
     """With nobody listening every request is refused, and Locust ends with status 0."""
-    samples = play(LoadServer(free_port()), tmp_path / "samples", "--scenario", "action")
+    samples = play(locust, LoadServer(free_port()), tmp_path / "samples", "--scenario", "action")
     assert {(row["outcome"], row["error"]) for row in samples.rows} == {("refused", "connection refused")}
 
 
-def test_a_server_in_trouble_is_a_result_too(tmp_path: Path) -> None:
+def test_a_server_in_trouble_is_a_result_too(locust: Start, tmp_path: Path) -> None:
     """504 is indeterminate, and Locust ends with status 0."""
     with load_server(lambda _: status(504)) as server:
-        samples = play(server, tmp_path / "samples", "--scenario", "action")
+        samples = play(locust, server, tmp_path / "samples", "--scenario", "action")
     assert {(row["outcome"], row["status"]) for row in samples.rows} == {("indeterminate", 504)}
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_early_every_intended_request_still_has_its_row(tmp_path: Path, how: signal.Signals) -> None:
+def test_stopped_early_every_intended_request_still_has_its_row(
+    locust: Start, tmp_path: Path, how: signal.Signals
+) -> None:
     """What was in flight is indeterminate, what was to come is unsent, and the status says that it was cut short."""
     path = tmp_path / "samples"
     schedule = ["--rate", "50", "--arrivals", "constant", "--duration", "20", "--samples", str(path)]
@@ -139,7 +157,9 @@ def test_stopped_early_every_intended_request_still_has_its_row(tmp_path: Path, 
     assert {row["outcome"] for row in rows} == {"indeterminate", "unsent"}
 
 
-def test_killed_the_samples_so_far_are_there_and_the_last_line_says_that_it_was_cut_off(tmp_path: Path) -> None:
+def test_killed_the_samples_so_far_are_there_and_the_last_line_says_that_it_was_cut_off(
+    locust: Start, tmp_path: Path
+) -> None:
     """SIGKILL costs the rows of the last quarter of a second, and every line that is there is whole."""
     path = tmp_path / "samples"
     with load_server() as server:
@@ -153,7 +173,7 @@ def test_killed_the_samples_so_far_are_there_and_the_last_line_says_that_it_was_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_ends_the_load_with_a_sentence() -> None:
+def test_a_full_disk_ends_the_load_with_a_sentence(locust: Start) -> None:
     """Samples that cannot be written are no measurement: status 1, no traceback."""
     with load_server() as server:
         code, output = ended(locust(server.host, *SCHEDULE, "--samples", "/dev/full", "--scenario", "action"))
@@ -174,7 +194,9 @@ def test_a_full_disk_ends_the_load_with_a_sentence() -> None:
         (["--scenario", "action", "--host", "nonsense"], "http://127.0.0.1:8000"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_a_sentence_before_anything_is_sent(options: list[str], sentence: str) -> None:
+def test_what_cannot_be_run_is_refused_in_a_sentence_before_anything_is_sent(
+    locust: Start, options: list[str], sentence: str
+) -> None:
     """Exit status 2, no traceback, nothing on the wire."""
     with load_server() as server:
         code, output = ended(locust(server.host, *options))
@@ -184,7 +206,7 @@ def test_what_cannot_be_run_is_refused_in_a_sentence_before_anything_is_sent(opt
     assert server.connections == 0
 
 
-def test_without_a_schedule_each_user_is_one_arrival_a_second(tmp_path: Path) -> None:
+def test_without_a_schedule_each_user_is_one_arrival_a_second(locust: Start, tmp_path: Path) -> None:
     """Forty users for four seconds are about 160 requests, at random times, in Locust's own table too."""
     path = tmp_path / "samples"
     with load_server() as server:
@@ -201,7 +223,7 @@ def test_without_a_schedule_each_user_is_one_arrival_a_second(tmp_path: Path) ->
 class WebUi:
     """Locust with its web UI, driven as the page does it."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, locust: Start, host: str) -> None:
         self.port = free_port()
         self.process = locust(
             host, "--web-host", "127.0.0.1", "--web-port", str(self.port), "--scenario", "action", headless=False
@@ -233,31 +255,29 @@ class WebUi:
         return self.post("/swarm", **form)
 
 
-def test_the_web_ui_picks_the_scenario_and_its_users_are_the_rate() -> None:
+def test_the_web_ui_picks_the_scenario_and_its_users_are_the_rate(locust: Start) -> None:
     """Start, change and stop the load from the form; another machine in it is refused."""
     with load_server() as server:
-        ui = WebUi(server.host)
-        try:
-            assert "multi-tasks" in ui.get("/")
-            refused = ui.swarm(user_count=5, spawn_rate=5, host="http://192.0.2.1:80", scenario="action")
-            assert (refused["success"], "not this machine" in refused["message"]) == (False, True)
-            assert not ui.swarm(user_count=5, spawn_rate=5, host=server.host, seed="x")["success"]
+        ui = WebUi(locust, server.host)
+        assert "multi-tasks" in ui.get("/")
+        refused = ui.swarm(user_count=5, spawn_rate=5, host="http://192.0.2.1:80", scenario="action")
+        assert (refused["success"], "not this machine" in refused["message"]) == (False, True)
+        assert not ui.swarm(user_count=5, spawn_rate=5, host=server.host, seed="x")["success"]
 
-            form = {"host": server.host, "scenario": "register", "seed": "", "probe_seconds": "0.05"}
-            assert ui.swarm(user_count=10, spawn_rate=100, **form)["success"]
-            few_per_s = rate_seen(server)
-            assert ui.swarm(user_count=100, spawn_rate=100, host=server.host)["success"]
-            many_per_s = rate_seen(server)
-            ui.post("/stop")
-            stopped_at = len(server.received)
-            assert {request.path for request in server.received} == {"/register"}
-            assert '"num_requests":0' not in ui.get("/stats/requests").replace(" ", "")
-        finally:
-            ui.process.send_signal(signal.SIGTERM)
-            _, output = ended(ui.process)
+        form = {"host": server.host, "scenario": "register", "seed": "", "probe_seconds": "0.05"}
+        assert ui.swarm(user_count=10, spawn_rate=100, **form)["success"]
+        few_per_s = rate_seen(server)
+        assert ui.swarm(user_count=100, spawn_rate=100, host=server.host)["success"]
+        many_per_s = rate_seen(server)
+        ui.post("/stop")
+        stopped_at = len(server.received)
+        assert {request.path for request in server.received} == {"/register"}
+        assert '"num_requests":0' not in ui.get("/stats/requests").replace(" ", "")
+        ui.process.send_signal(signal.SIGTERM)
+        _, output = ended(ui.process)
     assert few_per_s == pytest.approx(10, abs=8)
     assert many_per_s == pytest.approx(100, abs=40)
-    assert len(server.received) == stopped_at
+    assert len(server.received) - stopped_at < 5  # on the wire when it stopped; a second of load would be 100
     assert "Traceback" not in output
 
 
