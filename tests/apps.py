@@ -97,7 +97,17 @@ def running(
     number, port = next(_numbers), free_port()
     service, env = f"{name}-{number}", {"DATA_DIR": str(folder / "data"), "SMTP_URL": mail_sink.url, **env}
     python = [sys.executable, "-X", "dev", "-W", "error"]
-    api = [*python, "-m", "uvicorn", f"{name}_app.main:app", "--port", str(port), "--no-access-log"]
+    api = [
+        *python,
+        "-m",
+        "uvicorn",
+        f"{name}_app.main:app",
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--timeout-keep-alive",
+        "60",
+    ]
     with_worker = name == "celery" and worker is not None
     supervisor.start(service, api, env, cwd=PROJECT, log=folder / "api.log")
     if with_worker:

@@ -22,7 +22,7 @@ from lab.stacks.supervisor import Supervisor
 from tests.apps import NAMES, App, read_lines, running, task_ids_of
 from tests.support import until
 
-EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "60"))
 DATABASE = 8  # of the session's Redis
 
 Pair = tuple[App, App]
