@@ -243,6 +243,8 @@ def reproduce(plan: Plan) -> str:
         command += ["--contender", contender.name]
     for scenario in plan.scenarios:
         command += ["--scenario", scenario.name]
+    for fault in plan.faults or ["none"]:
+        command += ["--fault", fault]
     if len({(scenario.rate, scenario.duration_s) for scenario in plan.scenarios}) == 1:
         command += ["--rate", f"{plan.scenarios[0].rate:g}", "--duration", f"{plan.scenarios[0].duration_s:g}"]
     return shlex.join(command)

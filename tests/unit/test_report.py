@@ -373,4 +373,4 @@ def test_the_published_schema_is_current() -> None:
 def test_the_command_makes_a_run_of_the_same_plan(summary: Summary) -> None:
     """Seed, rounds, contenders, scenario and load."""
     assert summary.reproduce.startswith("lab compare --seed 7 --rounds 5 --contender inline --contender celery")
-    assert summary.reproduce.endswith("--scenario mixed --rate 20 --duration 12")
+    assert summary.reproduce.endswith("--scenario mixed --fault none --rate 20 --duration 12")
