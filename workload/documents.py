@@ -12,14 +12,16 @@ from uuid import UUID
 
 from workload import embeddings
 from workload.embeddings import Vectors
-from workload.extract import OLE_MAGIC, TOO_LONG, DocumentError, Kind, extract
+from workload.extract import OLE_MAGIC, DocumentError, Kind, extract
 from workload.store import StoreUnavailable, storable, store
 
 __all__ = ["DocumentError", "EmptyFileError", "UnknownKindError", "process", "sniff", "split"]
 
 CHUNK_CHARS = 400
-MAX_CHUNKS = 2_500
+CHINESE_WEIGHT = 4  # a Chinese character says about as much as four letters
+MAX_CHUNKS = 5_000  # stored in about a second
 
+TOO_MANY_CHUNKS = f"The document is too long: it has more than {MAX_CHUNKS:,} passages."
 NO_TEXT = "The document has no text (a scanned page is a picture, not text)."
 
 AT_ONCE = 2  # documents read and embedded at the same time in one process; each may take extract.CHILD_MEMORY_BYTES
@@ -33,6 +35,7 @@ ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 
 # Between sentences, and at line ends; Chinese sentences have no space between them.
 BOUNDARY = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\s*\n\s*")
+CHINESE = re.compile(r"[\u3000-\u9fff\uff00-\uffef]")
 SPACE_IN_CHINESE = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
 
 
@@ -86,25 +89,31 @@ def _is_text(data: bytes) -> bool:
 
 
 def split(text: str) -> list[str]:
-    """Return a text in chunks of at most CHUNK_CHARS characters, cut between sentences where it can be."""
+    """Return a text in chunks of at most CHUNK_CHARS letters, or the like in Chinese, cut between sentences."""
     chunks: list[str] = []
-    current = ""
+    sentences: list[str] = []
+    length = 0
     for sentence in _sentences(text):
-        if current and len(current) + 1 + len(sentence) > CHUNK_CHARS:
-            chunks.append(current)
-            current = ""
-        current = f"{current} {sentence}" if current else sentence
-    if current:
-        chunks.append(current)
-    return [SPACE_IN_CHINESE.sub("", chunk) for chunk in chunks]
+        if sentences and length + _length(sentence) > CHUNK_CHARS:
+            chunks.append(" ".join(sentences))
+            sentences, length = [], 0
+        sentences.append(sentence)
+        length += _length(sentence) + 1
+    chunks.append(" ".join(sentences))
+    return [SPACE_IN_CHINESE.sub("", chunk) for chunk in chunks if chunk]
+
+
+def _length(text: str) -> int:
+    return len(text) + (CHINESE_WEIGHT - 1) * len(CHINESE.findall(text))
 
 
 def _sentences(text: str) -> Iterator[str]:
     """Yield the sentences of a text, cut where they are longer than a chunk."""
     for sentence in BOUNDARY.split(text):
         words = " ".join(sentence.split())
-        for start in range(0, len(words), CHUNK_CHARS):
-            yield words[start : start + CHUNK_CHARS]
+        limit = CHUNK_CHARS // CHINESE_WEIGHT if CHINESE.search(words) else CHUNK_CHARS
+        for start in range(0, len(words), limit):
+            yield words[start : start + limit]
 
 
 async def process(document_id: UUID, path: Path) -> None:
@@ -150,7 +159,7 @@ def _read(path: Path) -> tuple[list[str], Vectors]:
     if not chunks:
         raise DocumentError(NO_TEXT)
     if len(chunks) > MAX_CHUNKS:
-        raise DocumentError(TOO_LONG)
+        raise DocumentError(TOO_MANY_CHUNKS)
     return chunks, embeddings.embed(chunks)
 
 

@@ -19,6 +19,8 @@ from uuid import UUID
 
 from workload.settings import settings
 
+MAX_ERROR_CHARS = 500
+
 Event = Literal["accepted", "started", "succeeded", "attempt_failed", "failed", "given_up", "skipped"]
 
 
@@ -148,6 +150,6 @@ def _journaled_coroutine(job: Callable[..., Any]) -> Callable[..., Any]:
 
 def _journal_failure(job: Callable[..., Any], task_id: UUID, error: BaseException, then: Sequence[UUID]) -> None:
     """Journal a failure, and the later steps that it stops."""
-    journal().write(task_id, job.__name__, "failed", error=f"{type(error).__name__}: {error}")
+    journal().write(task_id, job.__name__, "failed", error=f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS])
     for later in then:
         journal().write(later, job.__name__, "skipped")
