@@ -88,8 +88,7 @@ class LocalStack:
         self.api = f"{contender.name}-api"
         self.workers = [f"{contender.name}-worker-{number + 1}" for number in range(len(contender.workers))]
         self.broker = f"{contender.name}-broker" if contender.broker else None
-        self.port = servers.free_port()
-        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.base_url = ""  # known once it is up
         self.data = folder / "data"
         self.journal = self.data / "journal"
         self._cpu_count = len(placement.contender)
@@ -128,7 +127,8 @@ class LocalStack:
                 shutil.move(self.data / name, evidence / name)
         shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
         _write_lines(evidence / "processes.jsonl", self._own_records())
-        _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
+        if self.shared.mail.file is not None:  # a mail server of the user's own cannot be asked
+            _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
         _write_lines(evidence / "rows.jsonl", _rows(self._database_url))
         (evidence / "broker.json").write_text(json.dumps(self._leftovers()))
 
@@ -183,15 +183,17 @@ class LocalStack:
             self.shared.postgres.drop(name)
 
     def _start(self, environment: dict[str, str], undo: ExitStack) -> None:
+        self._port = servers.free_port()
+        self.base_url = f"http://127.0.0.1:{self._port}"
         undo.callback(self._stop_programs, HURRIED_GRACE_S)
         commands = dict(zip([self.api, *self.workers], [self.contender.api, *self.contender.workers], strict=True))
         children = [self._start_program(name, command, environment) for name, command in commands.items()]
-        servers.wait_until_up(children, self.port, self._check_health)
+        servers.wait_until_up(children, self._port, self._check_health)
 
     def _start_program(self, name: str, command: list[str], environment: dict[str, str]) -> Child:
         return self.supervisor.start(
             name,
-            fill(command, self.port, self._cpu_count),
+            fill(command, self._port, self._cpu_count),
             environment,
             cwd=PROJECT,
             cpus=self.contender_cpus,
@@ -201,7 +203,7 @@ class LocalStack:
 
     def _check_health(self) -> None:
         """Raise StackError unless the API says that all it needs is up."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HEALTH_TIMEOUT_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=HEALTH_TIMEOUT_S)
         try:
             connection.request("GET", "/health")
             answer = connection.getresponse()

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pwd
+import random
 import secrets
 import shutil
 import signal
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +37,7 @@ AWAY = (OSError, psycopg.Error, redis_client.RedisError, smtplib.SMTPException)
 UP_WITHIN_S = 30.0
 POLL_S = 0.02
 STOP_GRACE_S = 5.0
+PORTS = (20_000, 32_768)
 
 # The same for every contender. Durability is PostgreSQL's default (fsync and synchronous_commit on): the work's rows
 # are to cost what they cost a team in production. Memory is modest, since a laptop holds all of it at once.
@@ -192,11 +195,17 @@ def mail_sink(
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 that nobody uses now. Raises StackError where none is found.
+
+    It is none of those from which systems take the ports of outgoing connections: one of these could take it before
+    the server does.
+    """
+    for _ in range(100):
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StackError(f"No free port was found on 127.0.0.1 between {PORTS[0]} and {PORTS[1]}.")
 
 
 def wait_until_up(children: Sequence[Child], port: int, ask: Callable[[], T]) -> T:
