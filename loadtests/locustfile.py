@@ -21,7 +21,7 @@ from locust.exception import CatchResponseError
 from locust.web import WebUI
 
 from loadtests.arrivals import NS_PER_S, gap_s, wait_until
-from loadtests.options import add_arguments, check_mode, read_options
+from loadtests.options import COMMAND_LINE_ONLY, add_arguments, check_mode, read_options
 from loadtests.recorder import Sample
 from loadtests.run import LoadRun
 from loadtests.target import UsageError, loopback_target
@@ -135,6 +135,8 @@ def _refuse_form(environment: Environment) -> Response | None:
         return None
     form = request.form.to_dict()
     try:
+        if foreign := sorted(COMMAND_LINE_ONLY.keys() & form.keys()):
+            raise UsageError(f"--{foreign[0]} can be given on the command line only.")
         _check(vars(environment.parsed_options) | form, form.get("host", environment.host))
     except (UsageError, OSError) as error:
         return jsonify({"success": False, "message": str(error), "host": environment.host})
@@ -152,6 +154,7 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
         sys.exit(2)
     if values["rate"] is not None:
         values["num_users"] = 0  # the schedule needs none
+        values["only_summary"] = True  # printing the table every two seconds would hold the schedule up
     if web_ui is not None and web_ui.app is not None:
         web_ui.app.before_request(lambda: _refuse_form(environment))
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.

@@ -15,6 +15,15 @@ if TYPE_CHECKING:  # importing Locust changes the whole process: only the locust
 
 MAX_ARRIVALS = 5_000_000
 
+# Not for the web UI's form, nor for whoever posts to it: a file's name least of all.
+COMMAND_LINE_ONLY = {
+    "rate": (float, "requests per second of a fixed schedule, after which Locust exits"),
+    "warmup": (float, "seconds before the measured window (default 0)"),
+    "duration": (float, "seconds of the measured window"),
+    "bystanders": (float, "requests per second to each of /ping/loop and /ping/thread (default 0)"),
+    "samples": (Path, "file for the raw samples, one JSON line per intended request; replaced where it exists"),
+}
+
 # The form sends an empty field as "".
 Seed = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(lambda value: None if value == "" else value)]
 
@@ -81,7 +90,7 @@ def check_mode(values: Mapping[str, Any]) -> None:
 
 
 def add_arguments(parser: "LocustArgumentParser") -> None:
-    """Add the load's options; those of a fixed schedule do not appear in the web UI's form."""
+    """Add the load's options; some do not appear in the web UI's form."""
     parser.add_argument("--scenario", choices=get_args(ScenarioName), default="mixed", help="what is asked for")
     parser.add_argument("--arrivals", choices=get_args(ArrivalKind), default="poisson", help="how arrivals are spaced")
     parser.add_argument("--seed", type=int, help="fixes arrivals, bodies and request ids; drawn where not given")
@@ -90,12 +99,5 @@ def add_arguments(parser: "LocustArgumentParser") -> None:
     parser.add_argument(
         "--in-flight", type=int, default=1000, help="most requests under way at once; one more goes unsent"
     )
-    schedule_options = [
-        ("--rate", float, "requests per second of a fixed schedule, after which Locust exits"),
-        ("--warmup", float, "seconds before the measured window (default 0)"),
-        ("--duration", float, "seconds of the measured window"),
-        ("--bystanders", float, "requests per second to each of /ping/loop and /ping/thread (default 0)"),
-        ("--samples", Path, "file for the raw samples, one JSON line per intended request; replaced where it exists"),
-    ]
-    for name, kind, explanation in schedule_options:
-        parser.add_argument(name, type=kind, help=explanation, include_in_web_ui=False)
+    for name, (kind, explanation) in COMMAND_LINE_ONLY.items():
+        parser.add_argument(f"--{name}", type=kind, help=explanation, include_in_web_ui=False)

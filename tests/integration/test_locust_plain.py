@@ -255,14 +255,16 @@ class WebUi:
         return self.post("/swarm", **form)
 
 
-def test_the_web_ui_picks_the_scenario_and_its_users_are_the_rate(locust: Start) -> None:
-    """Start, change and stop the load from the form; another machine in it is refused."""
+def test_the_web_ui_picks_the_scenario_and_its_users_are_the_rate(locust: Start, tmp_path: Path) -> None:
+    """Start, change and stop the load from the form; another machine or a file's name in it is refused."""
     with load_server() as server:
         ui = WebUi(locust, server.host)
         assert "multi-tasks" in ui.get("/")
         refused = ui.swarm(user_count=5, spawn_rate=5, host="http://192.0.2.1:80", scenario="action")
         assert (refused["success"], "not this machine" in refused["message"]) == (False, True)
         assert not ui.swarm(user_count=5, spawn_rate=5, host=server.host, seed="x")["success"]
+        assert not ui.swarm(user_count=5, spawn_rate=5, host=server.host, samples=tmp_path / "samples")["success"]
+        assert not (tmp_path / "samples").exists()
 
         form = {"host": server.host, "scenario": "register", "seed": "", "probe_seconds": "0.05"}
         assert ui.swarm(user_count=10, spawn_rate=100, **form)["success"]
