@@ -142,6 +142,14 @@ class LocalStack:
         except redis.RedisError:
             return False
 
+    def is_ready(self) -> bool:
+        """Return whether the API says that all it needs is up."""
+        try:
+            self._check_health()
+        except (StackError, OSError):
+            return False
+        return True
+
     def roles(self) -> dict[int, str]:
         """Return what the processes that run now are for, by pid: to be sampled with all below them."""
         names = dict.fromkeys(self.workers, "worker") | {
