@@ -39,8 +39,8 @@ def history(block: Path, sought: UUID) -> list[str]:
         return []
     moments += _fault_moments(block)
     start_ns = request["intended_ns"] if request else min((t for t, _ in moments if t is not None), default=0)
-    moments.sort(key=lambda moment: (moment[0] is None, moment[0] or 0))
-    return [_said(moment, start_ns) for moment in moments] + [f for task in task_ids for f in _fate(block, task)]
+    told = sorted(set(moments), key=lambda moment: (moment[0] is None, moment[0] or 0, moment[1]))
+    return [_said(moment, start_ns) for moment in told] + [f for task in task_ids for f in _fate(block, task)]
 
 
 def _said(moment: Moment, start_ns: int) -> str:
@@ -156,7 +156,4 @@ def _fate(block: Path, task_id: str) -> Iterator[str]:
     sql = "SELECT * FROM read_parquet($tasks) WHERE task_id = $id"
     for row in _rows(sql, tasks=str(tasks), id=task_id):
         yield f"Task {task_id} is {row['fate'].replace('_', ' ')}: {WHY[row['fate']]}. Last seen: {row['last_seen']}."
-        yield (
-            f"Its effect was found {row['n_effects']} times, and the journal has {row['n_journal']} successes: "
-            f"{row['agreement']}."
-        )
+        yield f"Effects found: {row['n_effects']}; successes in the journal: {row['n_journal']}; {row['agreement']}."

@@ -185,7 +185,8 @@ def sentences(summary: Summary) -> list[str]:
 def _compared(comparison: Comparison, summary: Summary) -> str:
     where = f" under {comparison.scenario}" if len({row.scenario for row in summary.routes}) > 1 else ""
     if not comparison.rounds:
-        return f"`{comparison.other}` and `{comparison.baseline}`{where}: {verdict(comparison)}."
+        metric = "response" if comparison.metric == "response_p95_ms" else "to done"
+        return f"`{comparison.other}` against `{comparison.baseline}`, {metric} p95{where}: {verdict(comparison)}."
     other, baseline = (_figure(comparison, figure) for figure in (comparison.other_figure, comparison.baseline_figure))
     what = "acknowledged with" if comparison.metric == "response_p95_ms" else "had its work done with"
     rounds = f"{len(comparison.rounds)} round{'s' if len(comparison.rounds) > 1 else ''}"
