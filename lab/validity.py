@@ -22,6 +22,8 @@ CLOCK_SLEW = 500e-6
 IN_FLIGHT_CAP = 1000
 # The generator counts a request as gone a moment after it has ended, so "full" is a little below the cap.
 FULL_SHARE = 0.9
+# Servers that all contenders use, by the name of their process.
+SHARED = {"postgres": "PostgreSQL", "mail": "The mail sink"}
 
 
 def judge(block: Path, record: BlockRecord) -> list[str]:
@@ -35,6 +37,7 @@ def judge(block: Path, record: BlockRecord) -> list[str]:
         *_unsent_with_room(block),
         *_stolen(record.instrument.get("steal_share", 0.0)),
         *_clock_step(record),
+        *_shared_servers_away(block),
         *_faults_without_effect(block),
         *_unexplained(block),
     ]
@@ -98,12 +101,24 @@ def _clock_step(record: BlockRecord) -> list[str]:
     return [f"The clock stepped: the wall clock moved {step_ms:+.0f} ms against the monotonic clock."]
 
 
+def _shared_servers_away(block: Path) -> list[str]:
+    """Find a shared server that ended during the block, unless a fault ended it."""
+    path = block / "evidence" / "processes.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    meant = {pid for fault in _faults(block) for pid in fault["pids"]}
+    ended = [record for record in records if record["event"] == "ended" and record["pid"] not in meant]
+    return [f"{SHARED[record['name']]} was away: its process ended." for record in ended if record["name"] in SHARED]
+
+
 def _faults_without_effect(block: Path) -> list[str]:
+    did_not_happen = [fault["fault"] for fault in _faults(block) if not fault["confirmed"]]
+    return [f"The fault {fault} was injected and did not happen." for fault in did_not_happen]
+
+
+def _faults(block: Path) -> list[dict[str, Any]]:
     path = block / "faults.json"
-    faults = json.loads(path.read_text()) if path.exists() else []
-    return [
-        f"The fault {fault['fault']} was injected and did not happen." for fault in faults if not fault["confirmed"]
-    ]
+    faults: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return faults
 
 
 def _unexplained(block: Path) -> list[str]:

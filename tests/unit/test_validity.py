@@ -84,6 +84,17 @@ def test_unsent_requests_at_the_cap_are_the_contenders_result(block: Block, tmp_
     assert judged(block, tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["postgres", "mail"])
+def test_a_shared_server_that_ended_is_void_unless_it_was_the_fault(name: str, block: Block, tmp_path: Path) -> None:
+    """The contender cannot help it."""
+    pid = block.process("celery-worker")
+    block.names[pid] = name
+    block.dies(pid)
+    only(judged(block, tmp_path), "was away")
+    block.faults = [{"fault": "kill", "injected_ns": 1, "healed_ns": 2, "pids": [pid], "confirmed": True}]
+    assert judged(block, tmp_path / "again") == []
+
+
 def test_a_fault_that_did_not_happen_is_void(block: Block, tmp_path: Path) -> None:
     """It was injected and not confirmed."""
     fault = {"fault": "worker-sigkill", "injected_ns": 1, "healed_ns": 2, "pids": [7]}
