@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from lab.stacks import proc
 from lab.stacks.supervisor import Child, StackError, Supervisor
 from tests.support import TREE, alive, processes_in, until
 
@@ -219,6 +220,18 @@ def test_nothing_survives_a_sigkill_of_the_warden(small_lab: SmallLab) -> None:
     assert until(lambda: not alive(processes), within_s=5), alive(processes)
     assert until(lambda: not small_lab.data.parent.exists())
     assert small_lab.process.poll() is None
+
+
+def test_the_kernel_ends_what_lab_and_warden_cannot(small_lab: SmallLab) -> None:
+    """Where both are killed at once, the processes that the warden had started die with it."""
+    everything = small_lab.started()
+    services = psutil.Process(small_lab.warden).children()
+    small_lab.process.suspend()  # it cannot help
+    os.kill(small_lab.warden, signal.SIGKILL)
+    assert until(lambda: not alive(services), within_s=5), alive(services)
+    for process in alive(everything):  # what they had started themselves is beyond anyone's reach
+        process.kill()
+    proc.remove_directory(small_lab.data.parent)
 
 
 def test_a_dead_warden_is_told_in_one_sentence(tmp_path: Path) -> None:
