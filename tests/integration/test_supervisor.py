@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,11 +197,18 @@ def small_lab(tmp_path: Path) -> Iterator[SmallLab]:
     try:
         assert until((tmp_path / "up").exists), (tmp_path / "lab.log").read_text()
         processes_in(tmp_path / "pids")
-        warden, data = (tmp_path / "up").read_text().split()
-        yield SmallLab(process, int(warden), Path(data))
-    finally:
+    except AssertionError:
         process.kill()
-        process.wait()
+        raise
+    warden, data = (tmp_path / "up").read_text().split()
+    lab = SmallLab(process, int(warden), Path(data))
+    started = lab.started()
+    yield lab
+    for each in [process, *alive(started)]:  # where a test has failed, and where nobody else can
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    proc.remove_directory(lab.data.parent)
 
 
 def test_nothing_survives_a_sigkill_of_the_lab(small_lab: SmallLab) -> None:
@@ -224,14 +232,10 @@ def test_nothing_survives_a_sigkill_of_the_warden(small_lab: SmallLab) -> None:
 
 def test_the_kernel_ends_what_lab_and_warden_cannot(small_lab: SmallLab) -> None:
     """Where both are killed at once, the processes that the warden had started die with it."""
-    everything = small_lab.started()
     services = psutil.Process(small_lab.warden).children()
     small_lab.process.suspend()  # it cannot help
     os.kill(small_lab.warden, signal.SIGKILL)
     assert until(lambda: not alive(services), within_s=5), alive(services)
-    for process in alive(everything):  # what they had started themselves is beyond anyone's reach
-        process.kill()
-    proc.remove_directory(small_lab.data.parent)
 
 
 def test_a_dead_warden_is_told_in_one_sentence(tmp_path: Path) -> None:
