@@ -5,6 +5,7 @@ import time
 from itertools import pairwise
 from random import Random
 
+import gevent
 import pytest
 
 from loadtests.arrivals import NS_PER_S, constant, poisson, schedule, wait_until
@@ -61,3 +62,20 @@ def test_waiting_never_ends_early() -> None:
         until_ns = time.monotonic_ns() + wait_ns
         wait_until(until_ns)
         assert time.monotonic_ns() >= until_ns
+
+
+def test_the_event_loop_looks_at_its_sockets_between_any_two_arrivals() -> None:
+    """Even where arrivals follow each other without a pause, answers that have come get their turn, and their time."""
+    polls = 0
+
+    def count() -> None:
+        nonlocal polls
+        polls += 1
+
+    after_each_poll = gevent.get_hub().loop.check()
+    after_each_poll.start(count)
+    for _ in range(100):
+        wait_until(0)
+    after_each_poll.stop()
+    after_each_poll.close()
+    assert polls >= 100
