@@ -78,4 +78,4 @@ def test_the_event_loop_looks_at_its_sockets_between_any_two_arrivals() -> None:
         wait_until(0)
     after_each_poll.stop()
     after_each_poll.close()
-    assert polls >= 100
+    assert polls >= 90  # by gevent.sleep(0) it would be once
