@@ -1,7 +1,8 @@
 """How long a contender took to be back to normal after each fault of a block.
 
 A request is disturbed if it was not acknowledged, or one of its tasks was not done, or either took longer than three
-times the p95 before the first fault and longer than 250 ms. A contender is back to normal after the last disturbed
+times the p95 of before the faults and longer than 250 ms; of before means intended at least a second before the first
+one, which leaves out what that one caught under way. A contender is back to normal after the last disturbed
 request before two seconds without one; how long that took counts from the injection to that request's intended time.
 """
 
@@ -15,6 +16,7 @@ import duckdb
 SLOW = 3
 SLOW_AT_LEAST_MS = 250
 QUIET_NS = 2_000_000_000
+BEFORE_NS = 1_000_000_000
 DONE = ["done", "duplicated", "recovered"]
 
 DISTURBED = """
@@ -29,7 +31,7 @@ DISTURBED = """
     normal AS (
         SELECT coalesce(quantile_disc(response_ms, 0.95), 0) AS response_ms,
                coalesce(quantile_disc(done_ms, 0.95), 0) AS done_ms
-        FROM seen WHERE intended_ns < $first_ns)
+        FROM seen WHERE intended_ns < $normal_until_ns)
     SELECT seen.intended_ns FROM seen, normal
     WHERE seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms)
        OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms)
@@ -54,7 +56,7 @@ def recoveries(folder: Path, window_end_ns: int) -> list[float]:
 def _disturbed(folder: Path, first_ns: int) -> list[int]:
     """Return the intended times of the disturbed requests."""
     values = {"requests": str(folder / "requests.parquet"), "tasks": str(folder / "tasks.parquet")}
-    limits = {"done": DONE, "first_ns": first_ns, "slow": SLOW, "at_least_ms": SLOW_AT_LEAST_MS}
+    limits = {"done": DONE, "normal_until_ns": first_ns - BEFORE_NS, "slow": SLOW, "at_least_ms": SLOW_AT_LEAST_MS}
     with duckdb.connect() as db:
         return [row[0] for row in db.execute(DISTURBED, values | limits).fetchall()]
 

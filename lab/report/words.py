@@ -26,7 +26,7 @@ HOW_TO_READ = [
     "never acknowledged it; the broker would give it out again, but only after the horizon. Recovered: done although "
     "its request never got a yes. Unexpected: done although its request was refused or never made.",
     "A request is disturbed by a fault if it got no yes, or its work was not done, or either took longer than three "
-    "times the p95 before the first fault and longer than 250 ms. A contender is back to normal at the last disturbed "
+    "times the p95 of before the faults and longer than 250 ms. A contender is back to normal at the last disturbed "
     "request before two seconds without one; “never” is not before the next fault.",
     "A void block is one in which the instrument or a shared server was at fault. It takes no part in any figure. What "
     "a contender does wrong is its result and voids nothing.",
@@ -227,8 +227,12 @@ def _back(figures: FaultFigures) -> str:
     found = figures.back_to_normal_s
     if found.median is None:
         return ""
-    middle, low, high = (back_after(figure) for figure in (found.median, found.low, found.high))
-    return f"; back to normal after {middle} s ({low} to {high} s over {found.blocks} injections)"
+    if found.low == math.inf:
+        return f"; not back to normal before the next of {found.blocks} injections"
+    middle, low, high = (
+        "never" if figure == math.inf else f"{back_after(figure)} s" for figure in (found.median, found.low, found.high)
+    )
+    return f"; back to normal after {middle} ({low} to {high} over {found.blocks} injections)"
 
 
 def _plain(share: Share) -> str:
@@ -238,7 +242,8 @@ def _plain(share: Share) -> str:
 
 def reproduce(plan: Plan) -> str:
     """Return the command that makes a run of the same plan."""
-    command = ["lab", plan.command, "--seed", str(plan.seed), "--rounds", str(plan.rounds)]
+    rounds = plan.rounds or plan.fault_repeats
+    command = ["lab", plan.command, "--seed", str(plan.seed), "--rounds", str(rounds)]
     command += ["--quick"] if plan.quick else []
     for contender in plan.contenders:
         command += ["--contender", contender.name]
@@ -247,5 +252,6 @@ def reproduce(plan: Plan) -> str:
     for fault in plan.faults or ["none"]:
         command += ["--fault", fault]
     if len({(scenario.rate, scenario.duration_s) for scenario in plan.scenarios}) == 1:
-        command += ["--rate", f"{plan.scenarios[0].rate:g}", "--duration", f"{plan.scenarios[0].duration_s:g}"]
+        duration_s = plan.scenarios[0].duration_s if plan.rounds else plan.fault_duration_s
+        command += ["--rate", f"{plan.scenarios[0].rate:g}", "--duration", f"{duration_s:g}"]
     return shlex.join(command)
