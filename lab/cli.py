@@ -1,5 +1,6 @@
 """The `lab` command."""
 
+import re
 import secrets
 import sys
 from enum import StrEnum
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
+import duckdb
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -263,9 +265,17 @@ def main() -> None:
     try:
         app()
     except LabError as error:
-        errors.print(f"lab: {error}", markup=False)
-        sys.exit(error.exit_status)
+        give_up(str(error), error.exit_status)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        errors.print(f"lab: {where}{error.strerror or error}.", markup=False)
-        sys.exit(COULD_NOT_MEASURE)
+        give_up(f"{where}{error.strerror or error}.", COULD_NOT_MEASURE)
+    except duckdb.IOException as error:
+        # It has the system's own words in JSON, inside its message.
+        said = re.search(r'"exception_message":"(.+?)","errno"', str(error))
+        give_up((said[1].replace('\\"', "'") if said else str(error).splitlines()[0]) + ".", COULD_NOT_MEASURE)
+
+
+def give_up(sentence: str, status: int) -> None:
+    """Say why in one sentence, and leave."""
+    errors.print(f"lab: {sentence}", markup=False)
+    sys.exit(status)

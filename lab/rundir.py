@@ -142,10 +142,16 @@ class RunDir:
         self.write_text("run.json", run.model_dump_json(indent=2))
 
     def write_text(self, name: str, text: str) -> None:
-        """Replace a file of the run in one step, so that a reader sees the old or the new, never half."""
+        """Replace a file of the run in one step, so that a reader sees the old or the new, never half.
+
+        Raises LabError where the disk does not let it.
+        """
         draft = self.path / f".{name}.draft"
-        draft.write_text(text)
-        draft.replace(self.path / name)
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(self.path / name)
+        except OSError as error:
+            raise LabError(f"{self.path / name} could not be written: {error.strerror}.") from error
 
     @contextmanager
     def claim(self) -> Iterator[None]:
