@@ -36,6 +36,8 @@ TOO_COSTLY = "The document takes too much memory or time to read."
 PASSWORD = "The document is protected by a password."  # noqa: S105 - a sentence
 UNPACKS_TOO_MUCH = f"The document is too large: it unpacks to more than {MAX_UNPACKED_BYTES // 2**20} MiB."
 
+BROKEN_DOCX = "The Word document is broken, or its XML takes too much memory to read."  # lxml does not say which
+
 OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
 PR_SET_PDEATHSIG = 1
 
@@ -51,7 +53,7 @@ def extract(path: Path, kind: Kind) -> str:
     or FileNotFoundError.
     """
     data = path.read_bytes()
-    text = _in_child(path, kind) if _needs_child(data, kind) else read(data, kind)
+    text = _in_child(data, kind) if _needs_child(data, kind) else read(data, kind)
     if len(text) > MAX_CHARS:
         raise DocumentError(TOO_LONG)
     return text
@@ -122,7 +124,7 @@ def _docx_text(data: bytes) -> str:
     except MemoryError:
         raise
     except Exception as error:  # python-docx raises what zipfile, lxml and its own code come upon
-        raise DocumentError("The Word document is broken.") from error
+        raise DocumentError(BROKEN_DOCX) from error
 
 
 def _unpacked_bytes(data: bytes) -> int:
@@ -133,7 +135,7 @@ def _unpacked_bytes(data: bytes) -> int:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return sum(part.file_size for part in archive.infolist())
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise DocumentError("The Word document is broken.") from error
+        raise DocumentError(BROKEN_DOCX) from error
 
 
 def _pdf_text(data: bytes) -> str:
@@ -172,13 +174,11 @@ def _needs_child(data: bytes, kind: Kind) -> bool:
     return kind == "pdf" or (kind == "html" and len(data) > IN_PROCESS_HTML_BYTES)
 
 
-def _in_child(path: Path, kind: Kind) -> str:
+def _in_child(data: bytes, kind: Kind) -> str:
     """Return what a child process reads, or raise its reason. It ends with this process, however that ends."""
-    command = [sys.executable, "-P", __file__, kind, str(path)]
+    command = [sys.executable, "-P", __file__, kind]
     try:
-        child = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=CHILD_WALL_S, check=False
-        )
+        child = subprocess.run(command, input=data, capture_output=True, timeout=CHILD_WALL_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise DocumentError(TOO_COSTLY) from error
     output = child.stdout.decode(errors="replace")
@@ -200,11 +200,11 @@ def _limit_this_process() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main(kind: Kind, path: Path) -> int:
-    """Write a file's text to standard output, or the reason why there is none; return the exit status."""
+def main(kind: Kind) -> int:
+    """Write the text of the file on standard input to standard output, or the reason why there is none; return the exit status."""
     _limit_this_process()
     try:
-        text, status = read(path.read_bytes(), kind)[: MAX_CHARS + 1], 0
+        text, status = read(sys.stdin.buffer.read(), kind)[: MAX_CHARS + 1], 0
     except DocumentError as error:
         text, status = str(error), REFUSED
     sys.stdout.buffer.write(text.encode(errors="ignore"))
@@ -212,4 +212,4 @@ def main(kind: Kind, path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))  # type: ignore[arg-type]
+    sys.exit(main(sys.argv[1]))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import re
 import smtplib
 from contextlib import suppress
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import localtime
@@ -19,7 +20,7 @@ def compose(email: str, subject: str, body: str, *, task_id: UUID) -> EmailMessa
     """Return the mail to send. Raises ValueError if ``email`` is not exactly one address."""
     mail = EmailMessage()
     mail["From"] = SENDER
-    mail["To"] = Address(addr_spec=email)
+    mail["To"] = _one_address(email)
     mail["Subject"] = _one_line(subject)
     mail["Date"] = localtime()
     mail["X-Task-ID"] = str(task_id)
@@ -39,6 +40,13 @@ def send(mail: EmailMessage) -> None:
             smtp.quit()
     finally:
         smtp.close()
+
+
+def _one_address(email: str) -> Address:
+    try:
+        return Address(addr_spec=email)
+    except (ValueError, IndexError, MessageError) as error:  # what the parser comes upon
+        raise ValueError(f"{email!r} is not exactly one mail address") from error
 
 
 def _one_line(text: str) -> str:
