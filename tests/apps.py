@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class App:
     mail_sink: MailSink
     client: httpx2.Client
     service: str
+    tail: "Tail"
 
     @property
     def data_dir(self) -> Path:
@@ -60,8 +62,9 @@ class App:
 
     def events(self) -> list[dict[str, Any]]:
         """Return every event of the journals, in the order of their times."""
-        lines = [line for file in (self.data_dir / "journal").glob("*.jsonl") for line in read_lines(file)]
-        return sorted((line for line in lines if "event" in line), key=lambda line: line["t_ns"])
+        for file in (self.data_dir / "journal").glob("*.jsonl"):
+            self.tail.read(file)
+        return sorted(self.tail.events, key=lambda event: event["t_ns"])
 
     def ends(self, task_ids: Sequence[str]) -> list[tuple[str, str]]:
         """Return how tasks ended, in order: ``(job, succeeded | failed | skipped)``."""
@@ -84,6 +87,23 @@ class App:
         return list((self.data_dir / "uploads").iterdir())
 
 
+class Tail:
+    """The events of growing journals, each line read once."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._offsets: Counter[Path] = Counter()
+
+    def read(self, file: Path) -> None:
+        """Take in the whole lines that have come since the last time; the first of a file is no event."""
+        with file.open("rb") as lines:
+            lines.seek(self._offsets[file])
+            for line in lines:
+                if line.endswith(b"\n"):
+                    self._offsets[file] += len(line)
+                    self.events += [event] if "event" in (event := json.loads(line)) else []
+
+
 @contextmanager
 def running(
     name: Name,
@@ -97,17 +117,7 @@ def running(
     number, port = next(_numbers), free_port()
     service, env = f"{name}-{number}", {"DATA_DIR": str(folder / "data"), "SMTP_URL": mail_sink.url, **env}
     python = [sys.executable, "-X", "dev", "-W", "error"]
-    api = [
-        *python,
-        "-m",
-        "uvicorn",
-        f"{name}_app.main:app",
-        "--port",
-        str(port),
-        "--no-access-log",
-        "--timeout-keep-alive",
-        "60",
-    ]
+    api = [*python, "-m", "uvicorn", f"{name}_app.main:app", "--port", str(port), "--no-access-log"]
     with_worker = name == "celery" and worker is not None
     supervisor.start(service, api, env, cwd=PROJECT, log=folder / "api.log")
     if with_worker:
@@ -115,8 +125,10 @@ def running(
         supervisor.start(f"{service}-worker", command, env, cwd=PROJECT, log=folder / "worker.log")
     url = f"http://127.0.0.1:{port}"
     try:
-        with httpx2.Client(base_url=url, timeout=10, limits=httpx2.Limits(max_connections=200)) as client:
-            yield App(name, folder, url, env, mail_sink, client, service)
+        # A connection for each request: uvicorn closes the one by which a request came whose background task fails.
+        limits = httpx2.Limits(max_connections=200, max_keepalive_connections=0)
+        with httpx2.Client(base_url=url, timeout=10, limits=limits) as client:
+            yield App(name, folder, url, env, mail_sink, client, service, Tail())
     finally:
         supervisor.stop(service, 5)
         if with_worker:
