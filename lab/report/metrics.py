@@ -198,7 +198,12 @@ class _Pair:
 
 
 def _compare(run: RunRecord, blocks: list[Measured]) -> list[Comparison]:
-    """Return all comparisons; the primary ones are judged together, unless the run is a quick one."""
+    """Return all comparisons; the primary ones are judged together, unless the run is a quick one.
+
+    A run of faults alone has no rounds, and compares no times.
+    """
+    if not run.plan.rounds:
+        return []
     pairs = list(_pairs(run, blocks))
     primary = [pair for pair in pairs if pair.primary and not run.plan.quick]
     judged = stats.judge_all([pair.paired for pair in primary])
