@@ -201,7 +201,7 @@ def _limit_this_process() -> None:
 
 
 def main(kind: Kind) -> int:
-    """Write the text of the file on standard input to standard output, or the reason why there is none; return the exit status."""
+    """Read a file from standard input, write its text or why it has none; return the exit status."""
     _limit_this_process()
     try:
         text, status = read(sys.stdin.buffer.read(), kind)[: MAX_CHARS + 1], 0

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests import make_documents
 from tests import hostile
+from tests.support import alive, until
 from workload import documents, extract
 from workload.documents import CHUNK_CHARS, EmptyFileError, UnknownKindError, sniff, split
 from workload.extract import DocumentError, Kind
@@ -234,6 +236,24 @@ def test_a_reader_that_computes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(extract, "CHILD_WALL_S", 0.5)
     with pytest.raises(DocumentError, match="memory or time"):
         extract.extract(path, "html")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a child die with its parent")
+def test_a_reader_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> None:
+    """Even if that is killed: nobody would wait for its text."""
+    path = tmp_path / "upload"
+    path.write_bytes(hostile.nested_tags(b"<div>"))
+    program = (
+        "import sys; from pathlib import Path; from workload.extract import extract; extract(Path(sys.argv[1]), 'html')"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program, path])
+    process = psutil.Process(parent.pid)
+    # Its CPU time shows that it is reading, and so has set its limits.
+    assert until(lambda: any(child.cpu_times().user > 0.5 for child in process.children()))
+    children = process.children()
+    parent.kill()
+    parent.wait()
+    assert until(lambda: not alive(children), within_s=3)
 
 
 def test_the_limits_are_of_the_child_only() -> None:
