@@ -1,0 +1,170 @@
+"""Real contenders with a deliberate defect, run by the real lab, are caught with the right counts.
+
+Each defective contender writes down itself which tasks it mistreated; the ledger must find exactly those.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from rich.console import Console
+
+from lab import environment
+from lab.contenders import load_contenders
+from lab.environment import PROJECT, available_cpus, place
+from lab.interrupt import Interrupt
+from lab.progress import Progress
+from lab.run import Experiment, plan_blocks
+from lab.rundir import BlockRecord, ContenderRecord, Plan, RunDir, RunRecord, ScenarioRecord
+from lab.stacks.local import Servers
+from lab.stacks.supervisor import Supervisor
+
+PLACEMENT = place(available_cpus())
+KNOWN = load_contenders(PROJECT / "contenders.toml")
+Row = dict[str, Any]
+
+
+class NoInterrupt(Interrupt):
+    """Ctrl-C is pytest's."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Servers of this module's own: a stack gives its processes names of its own choice."""
+    with Supervisor(tmp_path_factory.mktemp("run")) as supervisor, Servers(supervisor, PLACEMENT) as running:
+        yield running
+
+
+def defective(name: str, account: Path, **defect: int) -> ContenderRecord:
+    """Return a contender of ``contenders.toml`` whose tasks are mistreated."""
+    known = KNOWN[name]
+    account.mkdir()
+    replaced = {"inline_app.main:app": "tests.defects.inline:app", "celery_app.worker": "tests.defects.worker"}
+    return known.model_copy(
+        update={
+            "name": f"defective-{name}",
+            "api": [replaced.get(part, part) for part in known.api],
+            "workers": [[replaced.get(part, part) for part in worker] for worker in known.workers],
+            "env": {"ACCOUNT": str(account)} | {key: str(value) for key, value in defect.items()},
+        }
+    )
+
+
+def load_of(users: str, rate: float, **probe: Any) -> ScenarioRecord:
+    """Return a short load; five seconds after one of warm-up, which the defect does not spare."""
+    fields = {"name": users, "users": users, "rate": rate, "arrivals": "constant", "warmup_s": 1, "duration_s": 5}
+    return ScenarioRecord.model_validate(fields | probe)
+
+
+def measured(
+    shared: Servers, out: Path, contender: ContenderRecord, scenario: ScenarioRecord, faults: tuple[str, ...] = ()
+) -> tuple[BlockRecord, list[Row]]:
+    """Run one block of the contender as `lab` does; return its record and its tasks."""
+    plan = Plan(
+        command="compare",
+        seed=7,
+        rounds=0 if faults else 1,
+        quick=False,
+        stack="local",
+        contenders=[contender],
+        scenarios=[scenario],
+        horizon_s=15,
+        faults=list(faults),
+        fault_duration_s=10,
+    )
+    directory = RunDir.create(out, plan.command)
+    run = RunRecord(
+        started_at=datetime.now(UTC),
+        git_commit=environment.git_commit(),
+        plan=plan,
+        environment=environment.describe(PLACEMENT, shared.versions),
+        blocks=plan_blocks(plan),
+    )
+    with open(os.devnull, "w") as nowhere:
+        progress = Progress(Console(file=nowhere), {})
+        Experiment(directory, run, shared.supervisor, shared, NoInterrupt(), progress).measure()
+    (block,) = directory.read().blocks
+    assert block.state == "finished", block.why
+    return block, rows_of(directory.block(block) / "tasks.parquet")
+
+
+def rows_of(table: Path) -> list[Row]:
+    """Return the rows of a Parquet file."""
+    with duckdb.connect() as db:
+        result = db.execute("SELECT * FROM read_parquet($table)", {"table": str(table)})
+        names = [column[0] for column in result.description or []]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def ids(tasks: list[Row], fate: str) -> set[str]:
+    """Return the ids of the tasks that the ledger gave a fate."""
+    return {task["task_id"] for task in tasks if task["fate"] == fate}
+
+
+def written_down(account: Path, what: str) -> set[str]:
+    """Return the ids that the contender itself wrote down; none of them twice."""
+    lines = (account / what).read_text().split()
+    assert len(set(lines)) == len(lines)
+    return set(lines)
+
+
+@pytest.mark.parametrize("name", ["inline", "celery"])
+def test_dropped_tasks_are_lost_and_doubled_ones_duplicated(shared: Servers, tmp_path: Path, name: str) -> None:
+    """Every 50th task is acknowledged and never run, every 70th run twice; the ledger finds these and no others."""
+    account = tmp_path / "account"
+    contender = defective(name, account, DROPS_EVERY=50, DOUBLES_EVERY=70)
+    _, tasks = measured(shared, tmp_path, contender, load_of("action", rate=60))
+    assert {task["request_outcome"] for task in tasks} == {"acknowledged"}
+    assert len(tasks) >= 300
+    assert ids(tasks, "lost") == written_down(account, "dropped")
+    assert len(ids(tasks, "lost")) == len(tasks) // 50
+    assert ids(tasks, "duplicated") == written_down(account, "doubled")
+    assert len(ids(tasks, "duplicated")) == len(tasks) // 70 - len(tasks) // 350  # every 350th is dropped
+    assert {task["fate"] for task in tasks} == {"done", "lost", "duplicated"}
+    expected = {"done": (1, 1), "lost": (0, 0), "duplicated": (2, 2)}
+    for task in tasks:
+        assert (task["n_effects"], task["n_journal"]) == expected[task["fate"]], task
+        assert task["agreement"] == "equal", task
+
+
+def test_a_doubled_row_is_duplicated_and_a_false_claim_voids_the_block(shared: Servers, tmp_path: Path) -> None:
+    """Storing a conversation twice leaves one row: the journal tells. It is not believed where there is no row."""
+    account = tmp_path / "account"
+    contender = defective("inline", account, DOUBLES_EVERY=40, CLAIMS_EVERY=50)
+    block, tasks = measured(shared, tmp_path, contender, load_of("chat", rate=40))
+    doubled, claimed = written_down(account, "doubled"), written_down(account, "claimed")
+    assert ids(tasks, "duplicated") == doubled
+    assert len(doubled) == len(tasks) // 40 - len(tasks) // 200
+    assert ids(tasks, "lost") == claimed
+    assert len(claimed) == len(tasks) // 50
+    assert {task["fate"] for task in tasks} == {"done", "lost", "duplicated"}
+    expected = {"done": (1, 1), "lost": (0, 1), "duplicated": (1, 2)}
+    for task in tasks:
+        assert (task["n_effects"], task["n_journal"]) == expected[task["fate"]], task
+        assert task["agreement"] == ("unexplained" if task["task_id"] in claimed else "equal"), task
+    assert not block.valid
+    assert any(f"unexplained, for {len(claimed)} of the tasks" in why for why in block.why), block.why
+
+
+def test_what_is_forgotten_after_a_kill_is_lost(shared: Servers, tmp_path: Path) -> None:
+    """The successor of a killed API writes down what its predecessor had taken and not done: just that is lost."""
+    account = tmp_path / "account"
+    contender = defective("inline", account, FORGETS=1)
+    scenario = load_of("probe", rate=60, probe_work="io", probe_seconds=0.5)
+    _, tasks = measured(shared, tmp_path, contender, scenario, faults=("api-kill",))
+    forgotten = written_down(account, "forgotten")
+    acknowledged = {task["task_id"] for task in tasks if task["request_outcome"] == "acknowledged"}
+    assert ids(tasks, "lost") == forgotten & acknowledged
+    assert len(ids(tasks, "lost")) > 20, "half a second's work at each kill"
+    # Of a request whose answer was cut off nobody knows; the ledger does not call its task lost.
+    assert forgotten - acknowledged <= ids(tasks, "not_done")
+    assert ids(tasks, "done") == acknowledged - forgotten
+    assert {task["fate"] for task in tasks} <= {"done", "lost", "not_done", "recovered"}
+    assert not any(task["agreement"] == "unexplained" for task in tasks)
