@@ -1,7 +1,5 @@
 """`lab compare`, `lab faults` and `lab resume`: the plan, the run, and what it says at the end."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,17 +23,17 @@ def run_plan(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     placement = place_or_refuse()
     blocks = plan_blocks(plan)
     show_plan(plan, blocks, placement, console)
+    run = RunRecord(
+        started_at=datetime.now(UTC),
+        git_commit=environment.git_commit(),
+        plan=plan,
+        environment=environment.describe(placement, servers={}),
+        blocks=blocks,
+    )
     directory = RunDir.create(out.resolve(), plan.command)
-    with directory.claim(), stack_servers(directory, placement) as (supervisor, servers):
-        run = RunRecord(
-            started_at=datetime.now(UTC),
-            git_commit=environment.git_commit(),
-            plan=plan,
-            environment=environment.describe(placement, servers.versions),
-            blocks=blocks,
-        )
-        directory.write(run)
-        Experiment(directory, run, supervisor, servers, interrupt, Progress(console, remaining(run))).measure()
+    with directory.claim():
+        directory.write(run)  # before the servers start: a lab that is killed meanwhile has left a run that reads
+        measure(directory, run, interrupt, console)
     return conclude(directory, console, as_json)
 
 
@@ -56,16 +54,17 @@ def resume(directory: RunDir, console: Console, as_json: bool) -> int:
     console.print(f"{len(left)} of {len(run.blocks)} blocks are left, about {duration(sum(left.values()))}.")
     if left:
         run.interrupted, run.ended_at = False, None
-        with directory.claim(), stack_servers(directory, placement) as (supervisor, servers):
-            Experiment(directory, run, supervisor, servers, interrupt, Progress(console, left)).measure()
+        with directory.claim():
+            measure(directory, run, interrupt, console)
     return conclude(directory, console, as_json)
 
 
-@contextmanager
-def stack_servers(directory: RunDir, placement: Placement) -> Iterator[tuple[Supervisor, Servers]]:
-    """Have a supervisor, and the servers that all contenders share, for as long as a run takes."""
+def measure(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:
+    """Start the servers, and measure every block of a run that is still planned."""
+    placement = run.environment.placement
     with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as servers:
-        yield supervisor, servers
+        run.environment.servers = servers.versions
+        Experiment(directory, run, supervisor, servers, interrupt, Progress(console, remaining(run))).measure()
 
 
 def remaining(run: RunRecord) -> dict[int, float]:
@@ -125,9 +124,9 @@ def shown(path: Path) -> Path:
 
 
 def exit_status(run: RunRecord) -> int:
-    """Return 0 measured; 1 where the run was cut short or no block could be finished; 3 where the result is void."""
+    """Return 0 measured; 1 where blocks are missing or none could be finished; 3 where the result is void."""
     finished = [block for block in run.blocks if block.state == "finished"]
-    if run.interrupted or not finished:
+    if not finished or any(block.state == "planned" for block in run.blocks):
         return COULD_NOT_MEASURE
     if not any(block.valid for block in finished):
         return VOID
