@@ -168,7 +168,8 @@ class LocalStack:
 
     def _give_servers(self, undo: ExitStack) -> dict[str, str]:
         """Make the data directory, the database and the broker; return the environment that leads there."""
-        self.data.mkdir(parents=True)
+        temporary = self.data / "tmp"  # a worker that is killed leaves a directory of billiard's there
+        temporary.mkdir(parents=True)
         name = f"lab_{secrets.token_hex(6)}"
         self._database_url = self.shared.postgres.create_database(name)
         undo.callback(self._drop_database, name)
@@ -179,12 +180,13 @@ class LocalStack:
             undo.callback(self._put_broker_away, self._redis)
             if self._redis.child is None:
                 _take_over(self._redis, undo)
-        return self.contender.env | {
+        addresses = {
             "DATA_DIR": str(self.data),
             "DATABASE_URL": self._database_url,
             "SMTP_URL": self.shared.mail.url,
             "REDIS_URL": self._redis.url if self._redis else "",
         }
+        return {"TMPDIR": str(temporary)} | self.contender.env | addresses
 
     def _drop_database(self, name: str) -> None:
         with suppress(StackError):  # a PostgreSQL that is away has been told of already
