@@ -25,6 +25,7 @@ from tests.apps import App, running, task_ids_of
 from tests.support import until
 
 ANSWERS_WITHIN_S = 3.0
+ESTABLISHED = "01"
 HANGING = 2 * PUBLISHERS  # two rounds of a second each
 
 Start = Callable[[str], App]
@@ -205,3 +206,25 @@ def test_after_a_504_the_work_may_be_done_and_the_document_stays(start: Start, m
     with broker.connect() as client:
         assert until(lambda: client.llen("celery") == 2), "the publish that was not answered has happened all the same"
     assert task_ids_of(answer) == []
+
+
+def unread_bytes(broker: Redis) -> int:
+    """Return how much a broker has been sent that it has not read, by the kernel's table of connections."""
+    port = f"{urlsplit(broker.url).port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(f":{port}") and row[3] == ESTABLISHED)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the kernel does not show what is unread")
+def test_a_broker_that_dies_with_a_publish_in_hand_is_a_504(start: Start, make_redis: Callable[[], Redis]) -> None:
+    """A second try would find the connection refused and call it a 503, though the first may have been delivered."""
+    broker = make_redis()
+    app = start(broker.url)
+    assert post_action(app).status_code == 202
+    os.kill(broker.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as sender:
+        in_hand = sender.submit(post_file, app)
+        assert until(lambda: unread_bytes(broker) > 0)
+        kill(broker)
+        answer = in_hand.result()
+    assert (answer.status_code, len(app.uploads())) == (504, 1)
