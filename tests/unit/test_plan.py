@@ -1,0 +1,92 @@
+"""The plan of a run: which blocks, in which order, under which load."""
+
+from collections import Counter
+
+import pytest
+
+from lab.contenders import load_contenders
+from lab.environment import PROJECT
+from lab.faults import FAULTS
+from lab.run import load_of, plan_blocks, planned_seconds
+from lab.rundir import Plan
+from lab.scenario import load_scenarios
+
+CONTENDERS = load_contenders(PROJECT / "contenders.toml")
+SCENARIOS = load_scenarios(PROJECT / "scenarios")
+
+
+def plan(**changes: object) -> Plan:
+    """Return a plan of three contenders, two scenarios, three rounds and every fault twice."""
+    fields: dict[str, object] = {
+        "command": "compare",
+        "seed": 7,
+        "rounds": 3,
+        "quick": False,
+        "stack": "local",
+        "contenders": [CONTENDERS[name] for name in ("inline", "celery", "celery-threads")],
+        "scenarios": [SCENARIOS[name] for name in ("mixed", "action")],
+        "horizon_s": 15,
+        "faults": list(FAULTS),
+        "fault_repeats": 2,
+        "fault_duration_s": 20,
+    }
+    return Plan.model_validate(fields | changes)
+
+
+def test_the_same_seed_gives_the_same_order() -> None:
+    """And another seed another one, of the same blocks."""
+    first, again, other = plan_blocks(plan()), plan_blocks(plan()), plan_blocks(plan(seed=8))
+    assert first == again
+    assert [block.contender for block in first] != [block.contender for block in other]
+
+    def what(block: object) -> tuple[object, ...]:
+        return tuple(getattr(block, name) for name in ("round", "contender", "scenario", "fault"))
+
+    assert Counter(map(what, first)) == Counter(map(what, other))
+
+
+def test_a_round_has_each_contender_once_under_each_scenario() -> None:
+    """A round is what makes blocks pairs; the rounds follow each other, and their orders differ."""
+    blocks = [block for block in plan_blocks(plan(rounds=5)) if block.fault is None]
+    rounds = [[(b.contender, b.scenario) for b in blocks if b.round == number] for number in range(1, 6)]
+    everything = sorted((c.name, s.name) for c in plan().contenders for s in plan().scenarios)
+    assert [sorted(pairs) for pairs in rounds] == [everything] * 5
+    assert len({tuple(pairs) for pairs in rounds}) > 1
+    assert [block.round for block in blocks] == sorted(block.round for block in blocks)
+
+
+def test_the_faults_come_after_the_rounds_and_only_where_they_can_hit() -> None:
+    """Each as often as asked for, under the first scenario's load; what has no workers has none to be killed."""
+    blocks = plan_blocks(plan())
+    hits = [block for block in blocks if block.fault is not None]
+    assert blocks[-len(hits) :] == hits
+    assert {(block.round, block.scenario) for block in hits} == {(0, "mixed")}
+    can_be_hit = [(c, f) for c in ("inline", "celery", "celery-threads") for f in FAULTS]
+    can_be_hit.remove(("inline", "worker-kill"))
+    assert Counter((block.contender, block.fault) for block in hits) == Counter(can_be_hit * 2)
+    assert len(hits) == 2 * 8
+
+
+def test_no_rounds_or_no_faults_can_be_asked_for() -> None:
+    """`lab faults` has no rounds, and `--fault none` no faults."""
+    assert {block.round for block in plan_blocks(plan(rounds=0))} == {0}
+    assert {block.fault for block in plan_blocks(plan(faults=[]))} == {None}
+
+
+def test_blocks_are_numbered_in_order_and_have_folders_of_their_own() -> None:
+    """Also where the same contender comes under the same fault again."""
+    blocks = plan_blocks(plan())
+    assert [block.number for block in blocks] == list(range(1, len(blocks) + 1))
+    assert len({block.folder for block in blocks}) == len(blocks)
+    assert {block.state for block in blocks} == {"planned"}
+
+
+@pytest.mark.parametrize("faults", [[], ["api-kill"]])
+def test_a_block_with_a_fault_is_loaded_for_as_long_as_the_plan_says(faults: list[str]) -> None:
+    """The others as long as their scenario says; the estimate of a block is longer than its load."""
+    asked = plan(faults=faults, rounds=0 if faults else 1, fault_duration_s=33)
+    blocks = plan_blocks(asked)
+    expected = {block.number: 33 if faults else SCENARIOS[block.scenario].duration_s for block in blocks}
+    assert {block.number: load_of(asked, block).duration_s for block in blocks} == expected
+    estimates = planned_seconds(asked, blocks)
+    assert all(estimates[number] > duration_s for number, duration_s in expected.items())
