@@ -13,11 +13,11 @@ from workload.store import StoreUnavailable
 RETRY_AFTER_S = 1
 
 
-class NotHandedOver(Exception):  # noqa: N818 - what became of the request, not an error of the app's
+class NotHandedOver(Exception):
     """A server that the request needs is away, and its work was surely not handed over (503)."""
 
 
-class OutcomeUnknown(Exception):  # noqa: N818 - the same
+class OutcomeUnknown(Exception):
     """The work may or may not have been handed over (504)."""
 
 
