@@ -64,7 +64,7 @@ def deploy(stack: LocalStack, names: list[str]) -> list[int]:
     deadline = time.monotonic() + DEPLOY_GRACE_S
     while (left := [name for name in names if _runs(stack, name, before[name])]) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    return pids + kill(stack, left)
+    return list(dict.fromkeys(pids + kill(stack, left)))  # each once: what outlasted SIGTERM got both
 
 
 def _runs(stack: LocalStack, name: str, pid: int) -> bool:
