@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.environment import available_cpus, place
 from lab.stacks import servers
+from lab.stacks.local import Servers
 from lab.stacks.servers import MailSink, Postgres, Redis
 from lab.stacks.supervisor import Supervisor
 
@@ -36,6 +38,16 @@ def redis_server(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactor
 def mail_sink(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> MailSink:
     """The session's mail sink; ``mail_sink.mails()`` are the mails it has accepted."""
     return servers.mail_sink(supervisor, tmp_path_factory.mktemp("mail"))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """What stacks share, under a supervisor of the module's own: a stack gives its processes names of its choice."""
+    with (
+        Supervisor(tmp_path_factory.mktemp("run")) as running,
+        Servers(running, place(available_cpus())) as shared_servers,
+    ):
+        yield shared_servers
 
 
 @pytest.fixture

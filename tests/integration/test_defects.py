@@ -4,7 +4,6 @@ Each defective contender writes down itself which tasks it mistreated; the ledge
 """
 
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from lab.progress import Progress
 from lab.run import Experiment, plan_blocks
 from lab.rundir import BlockRecord, ContenderRecord, Plan, RunDir, RunRecord, ScenarioRecord
 from lab.stacks.local import Servers
-from lab.stacks.supervisor import Supervisor
 
 PLACEMENT = place(available_cpus())
 KNOWN = load_contenders(PROJECT / "contenders.toml")
@@ -33,13 +31,6 @@ class NoInterrupt(Interrupt):
 
     def __init__(self) -> None:
         self.asked = False
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Servers of this module's own: a stack gives its processes names of its own choice."""
-    with Supervisor(tmp_path_factory.mktemp("run")) as supervisor, Servers(supervisor, PLACEMENT) as running:
-        yield running
 
 
 def defective(name: str, account: Path, **defect: int) -> ContenderRecord:

@@ -6,7 +6,6 @@ import signal
 import smtplib
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from lab.environment import PROJECT, available_cpus, place
 from lab.rundir import ContenderRecord
 from lab.stacks import servers
 from lab.stacks.local import LocalStack, Servers
-from lab.stacks.supervisor import StackError, Supervisor
+from lab.stacks.supervisor import StackError
 from tests.support import until
 
 PLACEMENT = place(available_cpus())
@@ -37,13 +36,6 @@ class Stub(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Stub).serve_forever()
 """
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Servers of this module's own: a stack gives its processes names of its own choice."""
-    with Supervisor(tmp_path_factory.mktemp("run")) as supervisor, Servers(supervisor, PLACEMENT) as running:
-        yield running
 
 
 def stub(status: int = 200, **fields: Any) -> ContenderRecord:
