@@ -21,7 +21,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run / "report.html"
 
 
-@pytest.fixture(params=WIDTHS.values(), ids=WIDTHS)
+@pytest.fixture(params=list(WIDTHS.values()), ids=list(WIDTHS))
 def page(browser: Browser, report_page: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
     """Open the report without a network, and fail on whatever it asks for or complains of."""
     with browser.new_context(offline=True, viewport={"width": request.param, "height": 900}) as context:
