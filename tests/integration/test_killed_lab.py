@@ -37,6 +37,13 @@ GONE_WITHIN_S = 5.0
 LOOK_EVERY_S = 0.3
 MARK = "TEST_OF_A_KILLED_LAB"
 
+LISTENER = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+time.sleep(600)
+"""
+
 
 @dataclass
 class Observed:
@@ -196,3 +203,28 @@ def test_a_killed_lab_leaves_nothing_running_and_can_be_resumed(tmp_path: Path) 
         check_the_run_reads_and_says_what_is_missing(out)
     (last,) = out.iterdir()
     check_resume_finishes(last)
+
+
+@pytest.mark.parametrize("known_by", ["environment", "working directory"])
+def test_the_check_finds_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known_by: str) -> None:
+    """It says so for a process, by either of its marks, for a port and for a file."""
+    monkeypatch.setattr(sys.modules[__name__], "GONE_WITHIN_S", 0.1)
+    with temporary_directory() as temporary:
+        seen = Observed(secrets.token_hex(8), tmp_path, temporary)
+        environment, cwd = (os.environ | {MARK: seen.mark}, "/") if known_by == "environment" else (None, temporary)
+        command = [sys.executable, "-c", LISTENER]
+        with subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.PIPE, text=True) as listener:
+            try:
+                assert listener.stdout is not None
+                port = int(listener.stdout.readline())
+                with pytest.raises(AssertionError, match="processes are left"):
+                    check_nothing_is_left(seen)
+                seen.look()
+                assert seen.ports == {port}
+                assert not is_free(port)
+            finally:
+                listener.kill()
+        check_nothing_is_left(seen)
+        (temporary / "left").touch()
+        with pytest.raises(AssertionError, match="temporary files are left"):
+            check_nothing_is_left(seen)
