@@ -84,8 +84,10 @@ def temporary_directory() -> Iterator[Path]:
     """A place for the lab's temporary files, which PostgreSQL's user can reach and pytest's own are not."""
     directory = Path(tempfile.mkdtemp(prefix="killed-lab-"))
     directory.chmod(0o711)
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def run_lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
