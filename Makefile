@@ -19,7 +19,8 @@ doctor: $(READY) ## say whether this machine can be trusted to measure
 	$(BIN)/lab doctor
 
 test: $(READY) ## every test that needs no container engine and no browser
-	$(BIN)/pytest -m "not e2e" $(ARGS)
+	$(BIN)/pytest -m alone $(ARGS)
+	$(BIN)/pytest -m "not alone and not e2e" --numprocesses 3 $(ARGS)
 
 test-e2e: $(READY) ## the tests that need a browser
 	$(BIN)/pytest -m e2e $(ARGS)

@@ -38,7 +38,7 @@ DEFAULT_ROUNDS = 5
 DEFAULT_FAULTS = list(FAULTS)
 HORIZON_S = 15.0
 # Four injections, each with time to come back: a restart takes a second, and an app about three to load.
-FAULT_DURATION_S = 20.0
+FAULT_DURATION_S = 16.0
 
 
 class Stack(StrEnum):

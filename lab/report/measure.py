@@ -88,7 +88,8 @@ RESOURCES = """
     moments AS (
         SELECT role, t_ns, sum(coalesce(pss_bytes, rss_bytes)) AS bytes
         FROM samples WHERE t_ns >= $start_ns GROUP BY role, t_ns)
-    SELECT role, sum(cpu_s) AS cpu_s, (SELECT max(bytes) FROM moments WHERE moments.role = processes.role) AS peak_bytes
+    SELECT role, round(sum(cpu_s), 6) AS cpu_s, -- the order of a parallel sum shows in its last digit
+           (SELECT max(bytes) FROM moments WHERE moments.role = processes.role) AS peak_bytes
     FROM processes GROUP BY role
 """
 

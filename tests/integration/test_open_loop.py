@@ -42,6 +42,7 @@ def exact_times_s(intended_ns: list[int], stalls: Path) -> list[float]:
     return [max(((end - at) / 1e9 for begin, end in periods if begin <= at < end), default=0.0) for at in intended_ns]
 
 
+@pytest.mark.alone
 def test_the_open_loop_reports_the_stall_that_the_closed_loop_hides(stalling: tuple[str, Path], tmp_path: Path) -> None:
     """The recorder's p95 and p99 are within 2 % of the exact values; constant_throughput's p95 is far off."""
     host, stalls = stalling
