@@ -37,8 +37,6 @@ DEFAULT_SCENARIOS = ["mixed"]
 DEFAULT_ROUNDS = 5
 DEFAULT_FAULTS = list(FAULTS)
 HORIZON_S = 15.0
-# Four injections, each with time to come back: a restart takes a second, and an app about three to load.
-FAULT_DURATION_S = 16.0
 
 
 class Stack(StrEnum):
@@ -89,7 +87,6 @@ def compare(
         scenarios=choose_scenarios(scenario or DEFAULT_SCENARIOS, rate, duration_s),
         horizon_s=HORIZON_S,
         faults=[] if quick and not fault else choose_faults(fault or DEFAULT_FAULTS),
-        fault_duration_s=FAULT_DURATION_S,
     )
     measure(plan, out, as_json)
 
@@ -102,8 +99,9 @@ def faults(
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Blocks per contender and fault.")] = 1,
     rate: Rate = None,
     duration_s: Annotated[
-        float, typer.Option("--duration", min=4, max=86_400, help="Seconds of the measured window of a block.")
-    ] = FAULT_DURATION_S,
+        float | None,
+        typer.Option("--duration", min=4, max=86_400, help="Seconds of the window in which a fault comes four times."),
+    ] = None,
     stack: StackOption = Stack.local,
     seed: Seed = None,
     out: Out = Path("runs"),

@@ -7,8 +7,9 @@ from rich.console import Console
 
 from lab import environment, report
 from lab.errors import COULD_NOT_MEASURE, MEASURED, VOID, LabError, UsageError
-from lab.faults import INJECTIONS
+from lab.faults import FAULTS, INJECTIONS
 from lab.interrupt import Interrupt
+from lab.priority import step_back
 from lab.progress import Progress, duration
 from lab.report import terminal
 from lab.run import Experiment, plan_blocks, planned_seconds
@@ -61,6 +62,7 @@ def resume(directory: RunDir, console: Console, as_json: bool) -> int:
 
 def measure(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:
     """Start the servers, and measure every block of a run that is still planned."""
+    step_back()
     placement = run.environment.placement
     with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as servers:
         run.environment.servers = servers.versions
@@ -94,7 +96,9 @@ def show_plan(plan: Plan, blocks: list[BlockRecord], placement: Placement, conso
         for scenario in plan.scenarios
     ]
     if plan.faults:
-        lines.append(f"Faults: {', '.join(plan.faults)}, {INJECTIONS} times in {plan.fault_duration_s:g} s each")
+        times_s = [plan.fault_duration_s or INJECTIONS * FAULTS[fault].part_s for fault in plan.faults]
+        faults = [f"{fault} in {time_s:g} s" for fault, time_s in zip(plan.faults, times_s, strict=True)]
+        lines.append(f"Faults, {INJECTIONS} times each: {', '.join(faults)}")
     lines += [
         f"CPUs: contender {placement.contender}, generator and shared servers {placement.generator}{sharing}",
         f"{in_rounds} blocks in {plan.rounds} round{'' if plan.rounds == 1 else 's'},"

@@ -39,13 +39,17 @@ class Injection:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by name; ``targets`` are the processes that it hits, ``inject`` does it and returns the pids hit."""
+    """A fault by name; ``targets`` are the processes that it hits, ``inject`` does it and returns the pids hit.
+
+    ``part_s`` is the time given to each injection: on one core, Celery takes about as long to be ready again.
+    """
 
     name: str
     description: str
     targets: Callable[[LocalStack], list[str]]
     inject: Callable[[LocalStack, list[str]], list[int]]
     needs_workers: bool = False
+    part_s: float = 4
 
     def applies_to(self, contender: ContenderRecord) -> bool:
         """Return whether the contender has what the fault hits."""
@@ -77,12 +81,13 @@ FAULTS = {
     fault.name: fault
     for fault in [
         Fault("api-kill", "SIGKILL of the API", lambda stack: [stack.api], kill),
-        Fault("worker-kill", "SIGKILL of all workers", lambda stack: stack.workers, kill, needs_workers=True),
+        Fault("worker-kill", "SIGKILL of all workers", lambda stack: stack.workers, kill, needs_workers=True, part_s=6),
         Fault(
             "deploy",
             f"SIGTERM to API and workers, SIGKILL after {DEPLOY_GRACE_S:g} s, new processes",
             lambda stack: [stack.api, *stack.workers],
             deploy,
+            part_s=7,
         ),
     ]
 }

@@ -10,7 +10,7 @@ from lab import ledger, load, validity
 from lab.clock import ClockReading
 from lab.drain import JournalTail, acknowledged_tasks, drain
 from lab.errors import LabError
-from lab.faults import FAULTS, Nemesis
+from lab.faults import FAULTS, INJECTIONS, Nemesis
 from lab.interrupt import Interrupt, Interrupted
 from lab.progress import Progress
 from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
@@ -20,7 +20,10 @@ from lab.stacks.supervisor import Supervisor
 
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
 BLOCK_OVERHEAD_S = 6.0
-FAULT_OVERHEAD_S = 10.0
+FAULT_OVERHEAD_S = 8.0
+# A block that the instrument spoilt is measured again, so that one hiccup does not cost a verdict; but a machine that
+# cannot measure must not be asked until it says yes.
+MAX_REPEATS = 2
 
 
 def plan_blocks(plan: Plan) -> list[BlockRecord]:
@@ -54,9 +57,12 @@ def plan_blocks(plan: Plan) -> list[BlockRecord]:
 
 
 def load_of(plan: Plan, block: BlockRecord) -> ScenarioRecord:
-    """Return the load of a block: its scenario, with the plan's own duration where a fault is injected."""
+    """Return the load of a block: its scenario, for as long as the injections take where there is a fault."""
     scenario = next(scenario for scenario in plan.scenarios if scenario.name == block.scenario)
-    return scenario.model_copy(update={"duration_s": plan.fault_duration_s}) if block.fault else scenario
+    if block.fault is None:
+        return scenario
+    duration_s = plan.fault_duration_s or INJECTIONS * FAULTS[block.fault].part_s
+    return scenario.model_copy(update={"duration_s": duration_s})
 
 
 def planned_seconds(plan: Plan, blocks: list[BlockRecord]) -> dict[int, float]:
@@ -87,16 +93,35 @@ class Experiment:
 
     def measure(self) -> None:
         """Run every block that is still planned; ``run.json`` is rewritten after each."""
+        blocks = self.run.blocks
         try:
-            for block in self.run.blocks:
+            for block in blocks:  # which grows by the repeats
                 if block.state == "planned":
                     self._measure_block(block)
+                if block.state == "finished" and not block.valid and self._may_repeat(block):
+                    blocks.insert(blocks.index(block) + 1, self._repeat(block))
         except Interrupted:
             self.run.interrupted = True
         finally:
             self.progress.close()
             self.run.ended_at = datetime.now(UTC)
             self.directory.write(self.run)
+
+    def _may_repeat(self, block: BlockRecord) -> bool:
+        """Return whether a void block is measured again: at once, so that its round stays a round."""
+        repeats = [other.repeat_of for other in self.run.blocks if other.repeat_of is not None]
+        return len(repeats) < MAX_REPEATS and block.number not in repeats
+
+    def _repeat(self, void: BlockRecord) -> BlockRecord:
+        number = max(block.number for block in self.run.blocks) + 1
+        fields = {"round", "contender", "scenario", "fault"}
+        return BlockRecord(
+            **void.model_dump(include=fields),
+            number=number,
+            repeat_of=void.number,
+            folder=block_folder(number, void.contender, void.fault or void.scenario),
+            state="planned",
+        )
 
     def _measure_block(self, block: BlockRecord) -> None:
         self.interrupt.check()
@@ -122,13 +147,14 @@ class Experiment:
         with LocalStack(self.supervisor, contender, self.servers, folder, placement) as stack:
             before = ClockReading.now()
             with Sampler(stack.roles, folder / "resources.parquet"):
-                self._drive(block, folder, stack)
+                settled = self._drive(block, folder, stack)
             block.instrument |= before.until(ClockReading.now(), cpus=len(self.run.environment.affinity))
             self.progress.phase("stop")
-            stack.stop()
+            stack.stop(settled)
             stack.collect()
 
-    def _drive(self, block: BlockRecord, folder: Path, stack: LocalStack) -> None:
+    def _drive(self, block: BlockRecord, folder: Path, stack: LocalStack) -> bool:
+        """Put the load on and drain; return whether all is settled: no task running, and none waiting."""
         scenario = load_of(self.run.plan, block)
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
@@ -146,6 +172,7 @@ class Experiment:
             faults = nemesis.records()
         (folder / "faults.json").write_text(json.dumps(faults, indent=2))
         self._drain(block, folder, stack, tail)
+        return not tail.in_progress() and stack.broker_is_empty()
 
     def _drain(self, block: BlockRecord, folder: Path, stack: LocalStack, tail: JournalTail) -> None:
         self.progress.phase("drain")

@@ -85,7 +85,9 @@ class Plan(Record):
     horizon_s: float = Field(description="how long after the window a task may still end")
     faults: list[str] = []
     fault_repeats: int = Field(default=1, description="fault blocks per contender and fault")
-    fault_duration_s: float = Field(default=0, description="seconds of the measured window of a fault block")
+    fault_duration_s: float | None = Field(
+        default=None, description="seconds of the measured window of a fault block, in place of each fault's own"
+    )
 
 
 class BlockRecord(Record):
@@ -96,6 +98,7 @@ class BlockRecord(Record):
     contender: str
     scenario: str
     fault: str | None = None
+    repeat_of: int | None = Field(default=None, description="the number of the void block that this one repeats")
     folder: str = Field(description="relative to the run directory")
     state: Literal["planned", "finished", "failed"]
     valid: bool | None = None

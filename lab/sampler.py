@@ -12,6 +12,8 @@ from typing import NamedTuple, Self
 import duckdb
 import psutil
 
+from lab.priority import step_back
+
 EVERY_S = 0.5
 # The kernel walks a process's page tables for its PSS, with its memory map locked: less often than the rest.
 PSS_EVERY_S = 4.0
@@ -69,6 +71,7 @@ class Sampler:
         self._write()
 
     def _run(self) -> None:
+        step_back()
         while not self._end.wait(EVERY_S):
             self.samples += self._sweep()
         self.samples += self._sweep()

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from lab.report.recovery import recoveries
+from lab.report.recovery import ready_again, recoveries
 from lab.rundir import BlockRecord
 from lab.stats import REQUESTS_FOR_P99
 
@@ -19,12 +19,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class BlockMeasures:
-    """Figures by route (``all`` included), bystander and role, tasks by request outcome and fate, recovery times."""
+    """Figures by route (``all`` included), bystander and role, tasks by request outcome and fate; seconds after faults."""
 
     routes: dict[str, Row]
     bystanders: dict[str, Row]
     roles: dict[str, Row]
     fates: list[Row]
+    ready_s: list[float]
     recoveries_s: list[float]
 
 
@@ -110,7 +111,8 @@ def measure(folder: Path, block: BlockRecord) -> BlockMeasures:
         resources = folder / "resources.parquet"
         bounds = {"file": str(resources), "start_ns": start_ns, "end_ns": end_ns}
         roles = _by(db, "role", RESOURCES, **bounds) if resources.exists() else {}
-    return BlockMeasures(routes, bystanders, roles, fates, recoveries(folder, block.window_end_ns or end_ns))
+    back_s = recoveries(folder, block.window_end_ns or end_ns)
+    return BlockMeasures(routes, bystanders, roles, fates, ready_again(folder), back_s)
 
 
 def _by(db: duckdb.DuckDBPyConnection, key: str, sql: str, **values: Any) -> dict[str, Row]:

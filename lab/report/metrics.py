@@ -172,6 +172,7 @@ def _faults(run: RunRecord, blocks: list[Measured]) -> Iterator[FaultFigures]:
                 injections=len(recoveries_s),
                 tasks=sum(block.figures.routes.get("all", {}).get("tasks", 0) for block in own),
                 fates={fate: counts[fate] for fate in get_args(Fate)},
+                ready_s=spread(seconds for block in own for seconds in block.figures.ready_s),
                 back_to_normal_s=spread(recoveries_s),
             )
 

@@ -1,21 +1,24 @@
-"""How long a contender took to be back to normal after each fault of a block.
+"""How long a contender took to be ready, and back to normal, after each fault of a block.
+
+It is ready when its API says that all it needs is up, its workers included.
 
 A request is disturbed if it was not acknowledged, or one of its tasks was not done, or either took longer than three
 times the p95 of before the faults and longer than 250 ms; of before means intended at least a second before the first
 one, which leaves out what that one caught under way. A contender is back to normal after the last disturbed
-request before two seconds without one; how long that took counts from the injection to that request's intended time.
+request before a second without one; how long that took counts from the injection to that request's intended time.
 """
 
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 SLOW = 3
 SLOW_AT_LEAST_MS = 250
-QUIET_NS = 2_000_000_000
+QUIET_NS = 1_000_000_000
 BEFORE_NS = 1_000_000_000
 DONE = ["done", "duplicated", "recovered"]
 
@@ -44,13 +47,25 @@ def recoveries(folder: Path, window_end_ns: int) -> list[float]:
 
     0 where nothing was disturbed; ``math.inf`` where it was not normal before the next fault or the window's end.
     """
-    path = folder / "faults.json"
-    faults = json.loads(path.read_text()) if path.exists() else []
-    injected = sorted(fault["injected_ns"] for fault in faults if fault["confirmed"])
+    injected = sorted(fault["injected_ns"] for fault in _confirmed(folder))
     if not injected:
         return []
     disturbed = _disturbed(folder, injected[0])
     return list(_each(injected, disturbed, window_end_ns))
+
+
+def ready_again(folder: Path) -> list[float]:
+    """Return for each confirmed fault of a block the seconds until the stack could do work again; inf for never."""
+    return [
+        (fault["healed_ns"] - fault["injected_ns"]) / 1e9 if fault["healed_ns"] else math.inf
+        for fault in _confirmed(folder)
+    ]
+
+
+def _confirmed(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "faults.json"
+    faults = json.loads(path.read_text()) if path.exists() else []
+    return [fault for fault in faults if fault["confirmed"]]
 
 
 def _disturbed(folder: Path, first_ns: int) -> list[int]:

@@ -124,8 +124,9 @@ class FaultFigures(Part):
     injections: int = Field(description="confirmed ones")
     tasks: int = Field(description="acknowledged tasks of the window")
     fates: dict[Fate, int] = Field(description="what became of the tasks of the window, all request outcomes")
+    ready_s: Spread = Field(description="over the injections: until the API said that all it needs is up; inf: never")
     back_to_normal_s: Spread = Field(
-        description="over the injections: from each to the last disturbed request before two seconds without one; "
+        description="over the injections: from each to the last disturbed request before a second without one; "
         "inf: not before the next injection or the end of the window"
     )
 

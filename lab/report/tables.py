@@ -179,15 +179,19 @@ def shares(summary: Summary) -> Table:
 def faults(summary: Summary) -> Table:
     """Return what each fault did to each contender."""
     head = ["fault", "contender", "faults", "acknowledged", "done", "lost", "stranded", "duplicated", "recovered"]
-    return Table([*head, "other", "back after s"], _grouped(_fault_row(row) for row in summary.faults), labels=2)
+    return Table(
+        [*head, "other", "ready after s", "normal after s"],
+        _grouped(_fault_row(row) for row in summary.faults),
+        labels=2,
+    )
 
 
 def _fault_row(row: FaultFigures) -> list[str]:
     named: list[Fate] = ["done", "lost", "stranded", "duplicated", "recovered"]
     other = sum(count for fate, count in row.fates.items() if fate not in named)
     counts = [row.injections, row.tasks, *(row.fates[fate] for fate in named), other]
-    back = words.back_after(row.back_to_normal_s.median)
-    return [row.fault, row.contender, *(f"{count:,}" for count in counts), back]
+    after = [words.back_after(spread.median) for spread in (row.ready_s, row.back_to_normal_s)]
+    return [row.fault, row.contender, *(f"{count:,}" for count in counts), *after]
 
 
 def blocks(summary: Summary) -> Table:

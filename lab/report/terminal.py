@@ -14,10 +14,11 @@ FAULTS_HEAD = [
     "\ndone",
     "\nlost",
     "stran-\nded",
-    "dupli-\ncated",
+    "dupl.",
     "reco-\nvered",
     "other",
-    "back\nafter",
+    "ready\nafter",
+    "normal\nafter",
 ]
 COLOURS = {"faster": "green", "slower": "red"}
 
@@ -55,7 +56,7 @@ def _table(summary: Summary, scenario: str) -> Table:
 
 
 def _faults(summary: Summary) -> Table:
-    table = _empty("Faults: fates of the tasks; seconds until back to normal", FAULTS_HEAD)
+    table = _empty("Faults: fates of the tasks; seconds until ready, and back to normal", FAULTS_HEAD)
     for fault, contender, _, *cells in tables.faults(summary).rows:
         if fault:
             table.add_row(Text(fault, style="bold"))

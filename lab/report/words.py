@@ -27,7 +27,7 @@ HOW_TO_READ = [
     "its request never got a yes. Unexpected: done although its request was refused or never made.",
     "A request is disturbed by a fault if it got no yes, or its work was not done, or either took longer than three "
     "times the p95 of before the faults and longer than 250 ms. A contender is back to normal at the last disturbed "
-    "request before two seconds without one; “never” is not before the next fault.",
+    "request before a second without one; “never” is not before the next fault.",
     "A void block is one in which the instrument or a shared server was at fault. It takes no part in any figure. What "
     "a contender does wrong is its result and voids nothing.",
 ]
@@ -227,12 +227,15 @@ def _back(figures: FaultFigures) -> str:
     found = figures.back_to_normal_s
     if found.median is None:
         return ""
-    if found.low == math.inf:
-        return f"; not back to normal before the next of {found.blocks} injections"
+    ready = back_after(figures.ready_s.median)
+    ready = f"; ready again after {ready} s, " if ready != NOT_BACK else "; never ready again, "
+    if found.median == math.inf:
+        return f"{ready}and mostly not back to normal before the next of {found.blocks} injections"
     middle, low, high = (
-        "never" if figure == math.inf else f"{back_after(figure)} s" for figure in (found.median, found.low, found.high)
+        NOT_BACK if figure == math.inf else f"{back_after(figure)} s"
+        for figure in (found.median, found.low, found.high)
     )
-    return f"; back to normal after {middle} ({low} to {high} over {found.blocks} injections)"
+    return f"{ready}and back to normal after {middle} ({low} to {high} over {found.blocks} injections)"
 
 
 def _plain(share: Share) -> str:

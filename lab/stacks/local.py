@@ -25,7 +25,7 @@ from lab.stacks.supervisor import Child, StackError, Supervisor
 
 HEALTH_TIMEOUT_S = 5.0
 STOP_GRACE_S = 10.0
-HURRIED_GRACE_S = 1.0
+HURRIED_GRACE_S = 0.5
 GENERATOR = "locust"
 
 CONVERSATIONS = """
@@ -108,12 +108,13 @@ class LocalStack:
     ) -> None:
         self._undo.close()
 
-    def stop(self) -> None:
+    def stop(self, settled: bool = False) -> None:
         """Stop API and workers in order, all at once, and kill what has not ended after ten seconds.
 
-        The broker stays up: what it still holds is evidence.
+        Where all is ``settled``, no task running and none waiting, nobody waits for a worker's slow farewell. The
+        broker stays up: what it still holds is evidence.
         """
-        self._stop_programs(STOP_GRACE_S)
+        self._stop_programs(HURRIED_GRACE_S if settled else STOP_GRACE_S)
 
     def collect(self) -> None:
         """Leave in ``evidence/`` of the block's folder what API and workers did.

@@ -26,7 +26,7 @@ from lab.stacks import proc
 
 MARK = "LAB_SUPERVISED"
 RESTART_AFTER_S = 1.0
-SCAN_EVERY_S = 0.5
+SCAN_EVERY_S = 1.0  # a scan takes some milliseconds, for which the load generator may have to wait
 BUSY_S = 0.02
 LAST_GRACE_S = 1.0
 
