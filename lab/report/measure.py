@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class BlockMeasures:
-    """Figures by route (``all`` included), bystander and role, tasks by request outcome and fate; seconds after faults."""
+    """Figures by route (with ``all``), bystander and role, tasks by request outcome and fate; seconds after faults."""
 
     routes: dict[str, Row]
     bystanders: dict[str, Row]

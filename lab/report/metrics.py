@@ -141,8 +141,7 @@ def _cpu_per_1000(figures: BlockMeasures, role: str) -> float | None:
 
 
 def _shares(run: RunRecord, blocks: list[Measured]) -> Iterator[Share]:
-    faults = {block.record.fault: None for block in blocks}  # a dict keeps their order
-    for fault in faults:
+    for fault in [None, *run.plan.faults]:
         for scenario, contender, own in _cells(run, [block for block in blocks if block.record.fault == fault]):
             counts: Counter[tuple[str, Fate]] = Counter()
             for row in (row for block in own for row in block.figures.fates):
