@@ -21,9 +21,6 @@ from lab.stacks.supervisor import Supervisor
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
 BLOCK_OVERHEAD_S = 6.0
 FAULT_OVERHEAD_S = 8.0
-# A block that the instrument spoilt is measured again, so that one hiccup does not cost a verdict; but a machine that
-# cannot measure must not be asked until it says yes.
-MAX_REPEATS = 2
 
 
 def plan_blocks(plan: Plan) -> list[BlockRecord]:
@@ -108,9 +105,12 @@ class Experiment:
             self.directory.write(self.run)
 
     def _may_repeat(self, block: BlockRecord) -> bool:
-        """Return whether a void block is measured again: at once, so that its round stays a round."""
+        """Return whether a void block is measured again: at once, so that its round stays a round.
+
+        Not for ever: a machine that cannot measure must not be asked until it says yes.
+        """
         repeats = [other.repeat_of for other in self.run.blocks if other.repeat_of is not None]
-        return len(repeats) < MAX_REPEATS and block.number not in repeats
+        return len(repeats) < self.run.plan.void_repeats and block.number not in repeats
 
     def _repeat(self, void: BlockRecord) -> BlockRecord:
         number = max(block.number for block in self.run.blocks) + 1

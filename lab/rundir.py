@@ -84,6 +84,9 @@ class Plan(Record):
     scenarios: list[ScenarioRecord]
     horizon_s: float = Field(description="how long after the window a task may still end")
     faults: list[str] = []
+    void_repeats: int = Field(
+        default=2, description="how many void blocks are measured again, so that one hiccup does not cost a verdict"
+    )
     fault_repeats: int = Field(default=1, description="fault blocks per contender and fault")
     fault_duration_s: float | None = Field(
         default=None, description="seconds of the measured window of a fault block, in place of each fault's own"

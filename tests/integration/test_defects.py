@@ -69,6 +69,7 @@ def measured(
         horizon_s=15,
         faults=list(faults),
         fault_duration_s=10,
+        void_repeats=0,
     )
     directory = RunDir.create(out, plan.command)
     run = RunRecord(

@@ -157,12 +157,13 @@ def check_nothing_was_overlooked(seen: Observed) -> None:
 def check_the_run_reads_and_says_what_is_missing(out: Path) -> None:
     """Check run.json and `lab report` of the only run in a folder, if the lab had got so far as to make one."""
     for path in out.glob("*"):
-        missing = [block for block in RunDir(path).read().blocks if block.state == "planned"]
+        blocks = RunDir(path).read().blocks
+        missing = [block for block in blocks if block.state == "planned"]
         assert missing
         report = run_lab("report", path)
         assert report.returncode == 1, report.stdout + report.stderr
         said = re.sub(r"\s+", " ", report.stdout)
-        assert f"The run is not complete: {len(missing)} of 2 blocks are missing" in said, report.stdout
+        assert f"The run is not complete: {len(missing)} of {len(blocks)} blocks are missing" in said, report.stdout
         assert all(block.contender in said for block in missing)
 
 
@@ -176,7 +177,7 @@ def check_resume_finishes(path: Path) -> None:
     }
     resumed = run_lab("resume", path)
     run = directory.read()
-    assert [block.state for block in run.blocks] == ["finished", "finished"], resumed.stdout + resumed.stderr
+    assert {block.state for block in run.blocks} == {"finished"}, resumed.stdout + resumed.stderr
     assert resumed.returncode in (0, 3), resumed.stdout + resumed.stderr
     assert not run.interrupted
     assert run.ended_at is not None

@@ -1,0 +1,49 @@
+"""Void blocks are measured again: at once, in their own round, and not for ever."""
+
+from pathlib import Path
+from typing import Any
+
+from lab.run import Experiment
+from lab.rundir import BlockRecord, RunDir
+from tests.runmaker import empty_run, plan
+
+
+class Spoilt(Experiment):
+    """An experiment whose blocks end as the test says, by the order in which they are measured."""
+
+    def __init__(self, directory: RunDir, valid: list[bool], void_repeats: int = 2) -> None:
+        self.directory = directory
+        self.run = empty_run(plan(["inline", "celery"], rounds=2, void_repeats=void_repeats))
+        self.verdicts = iter(valid)
+        self.progress: Any = self
+        self.measured: list[BlockRecord] = []
+
+    def close(self) -> None:
+        """Be a progress that shows nothing."""
+
+    def _measure_block(self, block: BlockRecord) -> None:
+        block.state, block.valid = "finished", next(self.verdicts)
+        self.measured.append(block)
+
+
+def test_a_void_block_is_measured_again_at_once_in_its_round(tmp_path: Path) -> None:
+    run = Spoilt(RunDir(tmp_path), [True, False, True, True, True])
+    run.measure()
+    _, void, repeat, *_ = run.measured
+    assert repeat.repeat_of == void.number
+    assert (repeat.round, repeat.contender, repeat.scenario) == (void.round, void.contender, void.scenario)
+    assert len({block.folder for block in run.measured}) == 5
+    assert RunDir(tmp_path).read().blocks == run.measured
+
+
+def test_a_machine_that_cannot_measure_is_not_asked_for_ever(tmp_path: Path) -> None:
+    run = Spoilt(RunDir(tmp_path), [False] * 6)
+    run.measure()
+    assert len(run.measured) == 6
+    assert sum(block.repeat_of is not None for block in run.measured) == 2
+
+
+def test_without_repeats_a_void_block_stays_the_only_one(tmp_path: Path) -> None:
+    run = Spoilt(RunDir(tmp_path), [False] * 4, void_repeats=0)
+    run.measure()
+    assert len(run.measured) == 4
