@@ -31,9 +31,8 @@ def run_plan(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
         environment=environment.describe(placement, servers={}),
         blocks=blocks,
     )
-    directory = RunDir.create(out.resolve(), plan.command)
+    directory = RunDir.create(out.resolve(), plan.command, run)
     with directory.claim():
-        directory.write(run)  # before the servers start: a lab that is killed meanwhile has left a run that reads
         measure(directory, run, interrupt, console)
     return conclude(directory, console, as_json)
 
@@ -43,6 +42,12 @@ def resume(directory: RunDir, console: Console, as_json: bool) -> int:
 
     Raises UsageError where this machine does not have the CPUs on which the run was begun.
     """
+    with directory.claim():
+        _go_on(directory, console)
+    return conclude(directory, console, as_json)
+
+
+def _go_on(directory: RunDir, console: Console) -> None:
     interrupt = Interrupt()
     run = directory.read()
     placement = run.environment.placement
@@ -55,9 +60,7 @@ def resume(directory: RunDir, console: Console, as_json: bool) -> int:
     console.print(f"{len(left)} of {len(run.blocks)} blocks are left, about {duration(sum(left.values()))}.")
     if left:
         run.interrupted, run.ended_at = False, None
-        with directory.claim():
-            measure(directory, run, interrupt, console)
-    return conclude(directory, console, as_json)
+        measure(directory, run, interrupt, console)
 
 
 def measure(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:

@@ -73,16 +73,16 @@ def drain(
     broker_is_empty: Callable[[], bool],
     check: Callable[[], None],
 ) -> int:
-    """Wait until the tasks have ended; return when that was, as monotonic ns. ``check`` may raise to leave early.
+    """Wait until the tasks have ended, and whatever else was caused; return when that was, as monotonic ns.
 
-    It gives up at the horizon, and before it when nothing can happen any more: no living process runs a task, the
-    broker has none waiting, and no event has come for three seconds.
+    ``check`` may raise to leave early. It gives up at the horizon, and before it when nothing can happen any more: no
+    living process runs a task, the broker has none waiting, and no event has come for three seconds.
     """
     deadline = time.monotonic() + horizon_s
     while time.monotonic() < deadline:
         check()
         tail.read()
-        if tasks <= tail.ended:
+        if tasks <= tail.ended and not tail.in_progress() and broker_is_empty():
             break
         quiet = time.monotonic() - tail.last_event_at > QUIET_S
         if quiet and not tail.in_progress() and broker_is_empty():

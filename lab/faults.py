@@ -4,6 +4,7 @@ A fault is injected several times in one block, since one kill has a luck of its
 record of ``faults.json``: ``{fault, injected_ns, ended_ns, healed_ns, pids, confirmed}``, times by CLOCK_MONOTONIC.
 """
 
+import random
 import signal
 import threading
 import time
@@ -120,13 +121,15 @@ def _wait(condition: Callable[[], bool], within_s: float) -> bool:
 class Nemesis:
     """Injects a fault while the load goes on, in a thread of its own; without a fault it does nothing.
 
-    A context manager. The injections are spread over the window, each at the beginning of an equal part of it.
+    A context manager. The injections are spread over the window, each at a moment drawn from the seed near the
+    beginning of an equal part of it.
     """
 
-    def __init__(self, fault: Fault | None, stack: LocalStack, samples: Path) -> None:
+    def __init__(self, fault: Fault | None, stack: LocalStack, samples: Path, seed: int) -> None:
         self.fault = fault
         self.stack = stack
         self.samples = samples
+        self._random = random.Random(seed)
         self._injections: list[Injection] = []
         self._over = threading.Event()
         self._error: BaseException | None = None
@@ -159,7 +162,7 @@ class Nemesis:
     def _inject_all(self, fault: Fault) -> None:
         start_ns, end_ns = self._window()
         for number in range(INJECTIONS):
-            at_ns = start_ns + (number + 0.25) * (end_ns - start_ns) / INJECTIONS
+            at_ns = start_ns + (number + self._random.uniform(0.15, 0.35)) * (end_ns - start_ns) / INJECTIONS
             if self._over.wait(max(0.0, (at_ns - time.monotonic_ns()) / 1e9)) or time.monotonic_ns() > end_ns:
                 return
             self._injections.append(inject(fault, self.stack))

@@ -6,6 +6,8 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
+
 from lab import ledger, load, validity
 from lab.clock import ClockReading
 from lab.drain import JournalTail, acknowledged_tasks, drain
@@ -21,35 +23,40 @@ from lab.stacks.supervisor import Supervisor
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
 BLOCK_OVERHEAD_S = 6.0
 FAULT_OVERHEAD_S = 8.0
+# Seeds of fault blocks start well above those of the rounds.
+FAULT_SEEDS = 10_000
 
 
 def plan_blocks(plan: Plan) -> list[BlockRecord]:
     """Return a plan's blocks: the rounds, then the faults.
 
     In each round every contender comes under every scenario, in random order from the seed; likewise every contender
-    under every fault that can be done to it, with the first scenario's load.
+    under every fault that can be done to it, with the first scenario's load. What is compared gets the same arrivals:
+    all of a round, and all under one fault in one repeat. No two repeats get the same, for they are pooled.
     """
     order = random.Random(plan.seed)
-    what: list[tuple[int, str, str, str | None]] = []
+    what: list[tuple[int, int, str, str, str | None]] = []
     for round_number in range(1, plan.rounds + 1):
         pairs = [(contender.name, scenario.name) for contender in plan.contenders for scenario in plan.scenarios]
         order.shuffle(pairs)
-        what += [(round_number, contender, scenario, None) for contender, scenario in pairs]
-    for _ in range(plan.fault_repeats):
+        what += [(round_number, plan.seed + round_number, contender, scenario, None) for contender, scenario in pairs]
+    for repeat in range(1, plan.fault_repeats + 1):
         hits = [(c.name, name) for c in plan.contenders for name in plan.faults if FAULTS[name].applies_to(c)]
         order.shuffle(hits)
-        what += [(0, contender, plan.scenarios[0].name, fault) for contender, fault in hits]
+        seeds = {name: plan.seed + FAULT_SEEDS * repeat + number for number, name in enumerate(plan.faults)}
+        what += [(0, seeds[fault], contender, plan.scenarios[0].name, fault) for contender, fault in hits]
     return [
         BlockRecord(
             number=number,
             round=round_number,
+            seed=seed,
             contender=contender,
             scenario=scenario,
             fault=fault,
             folder=block_folder(number, contender, fault or scenario),
             state="planned",
         )
-        for number, (round_number, contender, scenario, fault) in enumerate(what, start=1)
+        for number, (round_number, seed, contender, scenario, fault) in enumerate(what, start=1)
     ]
 
 
@@ -114,7 +121,7 @@ class Experiment:
 
     def _repeat(self, void: BlockRecord) -> BlockRecord:
         number = max(block.number for block in self.run.blocks) + 1
-        fields = {"round", "contender", "scenario", "fault"}
+        fields = {"round", "seed", "contender", "scenario", "fault"}
         return BlockRecord(
             **void.model_dump(include=fields),
             number=number,
@@ -158,9 +165,8 @@ class Experiment:
         scenario = load_of(self.run.plan, block)
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
-        # Every contender of a round gets the same arrivals and the same requests: the rounds are pairs.
-        command = load.locust_command(scenario, stack.base_url, self.run.plan.seed + block.round, samples)
-        with Nemesis(FAULTS.get(block.fault or ""), stack, samples) as nemesis:
+        command = load.locust_command(scenario, stack.base_url, block.seed, samples)
+        with Nemesis(FAULTS.get(block.fault or ""), stack, samples, block.seed) as nemesis:
 
             def tick() -> None:
                 self.interrupt.check()
@@ -187,7 +193,10 @@ class Experiment:
 
     def _settle(self, block: BlockRecord, folder: Path) -> None:
         self.progress.phase("ledger")
-        ledger.settle(folder)
+        try:
+            ledger.settle(folder)
+        except duckdb.Error as error:
+            raise LabError(f"The evidence in {folder} cannot be read: {str(error).splitlines()[0]}.") from error
         block.why = validity.judge(folder, block)
         block.valid = not block.why
         block.state = "finished"

@@ -101,6 +101,7 @@ class BlockRecord(Record):
     contender: str
     scenario: str
     fault: str | None = None
+    seed: int = Field(description="what the block's arrivals and requests are drawn from")
     repeat_of: int | None = Field(default=None, description="the number of the void block that this one repeats")
     folder: str = Field(description="relative to the run directory")
     state: Literal["planned", "finished", "failed"]
@@ -132,11 +133,17 @@ class RunDir:
         self.path = path
 
     @classmethod
-    def create(cls, parent: Path, command: str) -> Self:
-        """Make ``parent/<UTC time>-<command>``. Raises OSError where the disk does not let it."""
+    def create(cls, parent: Path, command: str, run: RunRecord | None = None) -> Self:
+        """Make ``parent/<UTC time>-<command>``, with its run.json if there is one: the folder is there whole or not.
+
+        Raises OSError or LabError where the disk does not let it.
+        """
         path = parent / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
-        path.mkdir(parents=True)
-        (path / "blocks").mkdir()
+        draft = cls(parent / f".{path.name}.draft")
+        (draft.path / "blocks").mkdir(parents=True)
+        if run is not None:
+            draft.write(run)
+        draft.path.rename(path)
         return cls(path)
 
     def read(self) -> RunRecord:

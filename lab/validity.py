@@ -38,7 +38,7 @@ def judge(block: Path, record: BlockRecord) -> list[str]:
         *_stolen(record.instrument.get("steal_share", 0.0)),
         *_clock_step(record),
         *_shared_servers_away(block),
-        *_faults_without_effect(block),
+        *_faults_without_effect(block, record),
         *_unexplained(block),
     ]
 
@@ -110,7 +110,9 @@ def _shared_servers_away(block: Path) -> list[str]:
     return [f"{SHARED[record['name']]} was away: its process ended." for record in ended if record["name"] in SHARED]
 
 
-def _faults_without_effect(block: Path) -> list[str]:
+def _faults_without_effect(block: Path, record: BlockRecord) -> list[str]:
+    if record.fault and not _faults(block):
+        return [f"The fault {record.fault} was never injected: the window is too short for it."]
     did_not_happen = [fault["fault"] for fault in _faults(block) if not fault["confirmed"]]
     return [f"The fault {fault} was injected and did not happen." for fault in did_not_happen]
 

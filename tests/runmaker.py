@@ -71,7 +71,7 @@ def empty_run(plan: Plan, cpus: int = 1) -> RunRecord:
             number = len(blocks) + 1
             folder = block_folder(number, contender.name, "mixed")
             blocks.append(
-                BlockRecord(number=number, round=round_number, contender=contender.name, scenario="mixed",
+                BlockRecord(number=number, round=round_number, seed=0, contender=contender.name, scenario="mixed",
                             folder=folder, state="planned")
             )  # fmt: skip
     started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

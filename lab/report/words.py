@@ -256,5 +256,6 @@ def reproduce(plan: Plan) -> str:
         command += ["--fault", fault]
     if len({(scenario.rate, scenario.duration_s) for scenario in plan.scenarios}) == 1:
         duration_s = plan.scenarios[0].duration_s if plan.rounds else plan.fault_duration_s
-        command += ["--rate", f"{plan.scenarios[0].rate:g}", "--duration", f"{duration_s:g}"]
+        command += ["--rate", f"{plan.scenarios[0].rate:g}"]
+        command += ["--duration", f"{duration_s:g}"] if duration_s else []
     return shlex.join(command)

@@ -271,7 +271,7 @@ class Warden:
                 if ancestor.pid in services:
                     return services[ancestor.pid]
             session = os.getsid(process.pid)
-            return services.get(session) or process.environ()[MARK].partition(":")[2]
+            return services.get(session) or process.environ().get(MARK, "").partition(":")[2] or None
         return None
 
     def _family_of(self, name: str) -> list[psutil.Process]:

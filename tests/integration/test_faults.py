@@ -129,9 +129,10 @@ def test_the_nemesis_spreads_its_injections_over_the_window(shared: Servers, tmp
     """Each at its time, each hitting another process, each confirmed and healed."""
     with stack(shared, stub(tmp_path), tmp_path) as running:
         samples, start_ns, end_ns = under_load(tmp_path, 0.2, 8.2)
-        with Nemesis(FAULTS["api-kill"], running, samples) as nemesis:
+        with Nemesis(FAULTS["api-kill"], running, samples, seed=1) as nemesis:
             records: list[dict[str, Any]] = nemesis.records()
-    planned = [start_ns + (number + 0.25) * (end_ns - start_ns) / INJECTIONS for number in range(INJECTIONS)]
+    part_ns = (end_ns - start_ns) / INJECTIONS
+    planned = [start_ns + number * part_ns for number in range(INJECTIONS)]
     assert [record["fault"] for record in records] == ["api-kill"] * INJECTIONS
     for record, planned_ns in zip(records, planned, strict=True):
         assert record["confirmed"]
@@ -146,7 +147,7 @@ def test_without_a_fault_nothing_is_done(shared: Servers, tmp_path: Path) -> Non
     with stack(shared, stub(tmp_path), tmp_path) as running:
         hit = family(running, [running.api])
         samples, _, _ = under_load(tmp_path, 0, 0.5)
-        with Nemesis(None, running, samples) as nemesis:
+        with Nemesis(None, running, samples, seed=1) as nemesis:
             time.sleep(0.6)
             assert nemesis.records() == []
         assert alive(hit) == hit
@@ -157,7 +158,7 @@ def test_the_nemesis_leaves_with_the_load(shared: Servers, tmp_path: Path) -> No
     with stack(shared, stub(tmp_path), tmp_path) as running:
         hit = family(running, [running.api])
         for samples in (tmp_path / "never", under_load(tmp_path, 60, 120)[0]):
-            with Nemesis(FAULTS["api-kill"], running, samples) as nemesis:
+            with Nemesis(FAULTS["api-kill"], running, samples, seed=1) as nemesis:
                 pass
             assert nemesis.records() == []
         assert alive(hit) == hit
@@ -172,5 +173,5 @@ def test_what_goes_wrong_in_the_nemesis_is_raised(shared: Servers, tmp_path: Pat
     with stack(shared, stub(tmp_path), tmp_path) as running:
         samples, _, _ = under_load(tmp_path, 0, 0.4)
         broken = Fault("broken", "fails", lambda stack: [stack.api], fail)
-        with Nemesis(broken, running, samples) as nemesis, pytest.raises(OSError, match="no more processes"):
+        with Nemesis(broken, running, samples, seed=1) as nemesis, pytest.raises(OSError, match="no more processes"):
             nemesis.records()

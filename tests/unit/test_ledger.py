@@ -155,3 +155,13 @@ def test_every_planted_task_has_a_history(name: str, tmp_path: Path) -> None:
 def test_an_unknown_id_has_no_history(tmp_path: Path) -> None:
     """Nothing is made up."""
     assert ledger.history(Block("inline").write(tmp_path / "block"), uuid4()) == []
+
+
+def test_mails_to_a_server_that_cannot_be_asked_are_taken_from_the_journal(tmp_path: Path) -> None:
+    """With `SMTP_URL` there is no mail.jsonl; a task whose journal says nothing is lost all the same."""
+    block = Block("celery")
+    PLANTS["done"](block, "POST /register")
+    PLANTS["lost_before_the_start"](block, "POST /register")
+    folder = block.write(tmp_path / "block")
+    (folder / "evidence" / "mail.jsonl").unlink()
+    assert found(folder) == block.expected

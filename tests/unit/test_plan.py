@@ -90,3 +90,17 @@ def test_a_block_with_a_fault_is_loaded_for_as_long_as_the_plan_says(faults: lis
     assert {block.number: load_of(asked, block).duration_s for block in blocks} == expected
     estimates = planned_seconds(asked, blocks)
     assert all(estimates[number] > duration_s for number, duration_s in expected.items())
+
+
+def test_a_round_and_a_repeat_of_a_fault_have_arrivals_of_their_own_which_all_contenders_share() -> None:
+    """Pooled repeats that got the same requests at the same kill would be one, counted several times."""
+    blocks = plan_blocks(plan())
+    faults = [block for block in blocks if block.fault]
+    by_what: dict[tuple[str, str], list[int]] = {}
+    for block in faults:
+        by_what.setdefault((block.contender, block.fault or ""), []).append(block.seed)
+    assert all(len(set(seeds)) == len(seeds) == 2 for seeds in by_what.values())
+    assert len({tuple(seeds) for (_, fault), seeds in by_what.items() if fault == "api-kill"}) == 1
+    for number in {block.round for block in blocks if block.round}:
+        assert len({block.seed for block in blocks if block.round == number}) == 1
+    assert {block.seed for block in faults}.isdisjoint(block.seed for block in blocks if block.round)

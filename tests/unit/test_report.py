@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from lab import report, stats
-from lab.report import terminal
+from lab.report import terminal, words
 from lab.report.schema import schema_text
 from lab.report.summary import Comparison, RouteFigures, Summary
 from lab.rundir import RunDir, RunRecord
@@ -205,7 +205,11 @@ def test_a_fault_block_counts_for_fates_and_not_for_figures(tmp_path: Path) -> N
     extra = run.blocks[0].model_copy(
         update={"number": 9, "round": 0, "fault": "api-sigkill", "folder": "blocks/09-inline-api-sigkill"}
     )
-    finish(directory, extra, loaded_block("inline", Random(3), 50.0, losses=5))
+    broken = loaded_block("inline", Random(3), 50.0, losses=5)
+    broken.faults = [
+        {"fault": "api-sigkill", "injected_ns": 5, "ended_ns": 6, "healed_ns": 7, "pids": [1], "confirmed": True}
+    ]
+    finish(directory, extra, broken)
     run.blocks.append(extra)
     run.plan.faults = ["api-sigkill"]
     directory.write(run)
@@ -374,3 +378,10 @@ def test_the_command_makes_a_run_of_the_same_plan(summary: Summary) -> None:
     """Seed, rounds, contenders, scenario and load."""
     assert summary.reproduce.startswith("lab compare --seed 7 --rounds 5 --contender inline --contender celery")
     assert summary.reproduce.endswith("--scenario mixed --fault none --rate 20 --duration 12")
+
+
+def test_the_command_that_repeats_a_run_of_faults_names_no_duration_that_was_not_given() -> None:
+    """Without one each fault has a time of its own."""
+    faults = plan(["inline"], rounds=0, command="faults", faults=["deploy"], fault_repeats=3, fault_duration_s=None)
+    assert words.reproduce(faults).endswith("--fault deploy --rate 20")
+    assert "--rounds 3" in words.reproduce(faults)

@@ -128,3 +128,8 @@ def test_a_contender_that_answers_nothing_is_its_result(tmp_path: Path) -> None:
     for _ in range(50):
         block.request("POST /action", "refused", status=None, error="connection refused")
     assert judged(block, tmp_path) == []
+
+
+def test_a_fault_that_was_never_injected_voids_its_block(block: Block, tmp_path: Path) -> None:
+    """Four do not fit into every window; with none at all it is no fault block."""
+    only(judged(block, tmp_path, fault="deploy"), "deploy was never injected")
