@@ -246,3 +246,21 @@ def test_a_dead_warden_is_told_in_one_sentence(tmp_path: Path) -> None:
         assert until(lambda: child.poll() is not None)
         with pytest.raises(StackError, match=r"^api could not be stopped: the supervisor is gone, see .*\.log\.$"):
             supervisor.stop("api", grace_s=1)
+
+
+def test_an_orphan_without_a_mark_in_a_session_of_its_own_is_ended_too(tmp_path: Path) -> None:
+    """It tells nobody whose it is; it is a descendant all the same."""
+    code = (
+        "import subprocess, sys; "
+        "process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], env={}, "
+        "start_new_session=True); print(process.pid, flush=True)"
+    )
+    with Supervisor(tmp_path / "own") as own:
+        start_python(own, "parent", code, tmp_path / "log")
+        assert until(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text().endswith("\n"))
+        orphan = psutil.Process(int((tmp_path / "log").read_text()))
+        assert until(lambda: orphan.ppid() == own.pid)
+        later = start_python(own, "later", "import time; time.sleep(600)", tmp_path / "later.log")
+        time.sleep(1.5)  # it is looked at once a second
+        assert later.poll() is None, "the warden did not live to see it"
+    assert not alive([orphan])
