@@ -131,10 +131,15 @@ def shown(path: Path) -> Path:
 
 
 def exit_status(run: RunRecord) -> int:
-    """Return 0 measured; 1 where blocks are missing or none could be finished; 3 where the result is void."""
-    finished = [block for block in run.blocks if block.state == "finished"]
-    if not finished or any(block.state == "planned" for block in run.blocks):
+    """Return 0 measured; 1 where a block is missing, or what was asked for could not be measured at all; 3 void.
+
+    What was asked for is each contender under each scenario, and in a run of faults alone under each fault. Its result
+    is void where none of its blocks is valid.
+    """
+    blocks = [block for block in run.blocks if block.fault is None] or run.blocks
+    asked_for = {(block.contender, block.scenario, block.fault) for block in blocks}
+    finished = {(b.contender, b.scenario, b.fault): False for b in blocks if b.state == "finished"}
+    finished |= {(b.contender, b.scenario, b.fault): True for b in blocks if b.valid}
+    if run.interrupted or any(block.state == "planned" for block in run.blocks) or asked_for - finished.keys():
         return COULD_NOT_MEASURE
-    if not any(block.valid for block in finished):
-        return VOID
-    return MEASURED
+    return MEASURED if all(finished.values()) else VOID

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,11 +102,11 @@ def memory() -> Finding:
 def disk(runs: Path) -> Finding:
     """A run directory takes some tens of MB, its servers some hundreds while it runs."""
     existing = next(path for path in [runs, *runs.absolute().parents] if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = min(shutil.disk_usage(folder).free for folder in (existing, tempfile.gettempdir()))
     if not os.access(existing, os.W_OK):
         return Finding("bad", "disk", f"{existing} cannot be written to.")
     verdict: Literal["good", "bad"] = "good" if free >= MIN_FREE_BYTES else "bad"
-    return Finding(verdict, "disk", f"{free / 1024**3:.1f} GiB free at {existing}.")
+    return Finding(verdict, "disk", f"{free / 1024**3:.1f} GiB free at {existing} and for temporary files.")
 
 
 def open_files() -> Finding:

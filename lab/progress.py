@@ -34,10 +34,14 @@ class Progress:
         pace = self._spent_s / self._spent_planned_s if self._spent_planned_s else 1.0
         return sum(self.planned_s.values()) * pace
 
-    def block(self, record: BlockRecord, total: int) -> None:
-        """Say that a block begins."""
+    def expect(self, planned_s: dict[int, float]) -> None:
+        """Take in further blocks, with their estimates."""
+        self.planned_s |= planned_s
+
+    def block(self, record: BlockRecord, position: int, total: int) -> None:
+        """Say that a block begins, the ``position``-th of the run."""
         self._began = time.monotonic()
-        self._title = f"block {record.number}/{total}  {record.contender} · {record.fault or record.scenario}"
+        self._title = f"block {position}/{total}  {record.contender} · {record.fault or record.scenario}"
         if self.console.is_terminal:
             self._status = self.console.status(self._title)
             self._status.start()

@@ -21,8 +21,8 @@ from lab.stacks.local import LocalStack, Servers
 from lab.stacks.supervisor import Supervisor
 
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
-BLOCK_OVERHEAD_S = 6.0
-FAULT_OVERHEAD_S = 8.0
+BLOCK_OVERHEAD_S = 4.0
+FAULT_OVERHEAD_S = 7.0
 # Seeds of fault blocks start well above those of the rounds.
 FAULT_SEEDS = 10_000
 
@@ -103,7 +103,9 @@ class Experiment:
                 if block.state == "planned":
                     self._measure_block(block)
                 if block.state == "finished" and not block.valid and self._may_repeat(block):
-                    blocks.insert(blocks.index(block) + 1, self._repeat(block))
+                    repeat = self._repeat(block)
+                    blocks.insert(blocks.index(block) + 1, repeat)
+                    self.progress.expect(planned_seconds(self.run.plan, [repeat]))
         except Interrupted:
             self.run.interrupted = True
         finally:
@@ -132,7 +134,7 @@ class Experiment:
 
     def _measure_block(self, block: BlockRecord) -> None:
         self.interrupt.check()
-        self.progress.block(block, len(self.run.blocks))
+        self.progress.block(block, self.run.blocks.index(block) + 1, len(self.run.blocks))
         folder = self.directory.block(block)
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run had begun
         folder.mkdir(parents=True)

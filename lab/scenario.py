@@ -11,12 +11,12 @@ from lab.rundir import ScenarioRecord
 
 
 class Scenario(BaseModel):
-    """One TOML file of ``scenarios/``; the file's name is the scenario's."""
+    """One TOML file of ``scenarios/``; the file's name is the scenario's. ``users`` are those of loadtests/users.py."""
 
     model_config = ConfigDict(extra="forbid")
 
     description: str
-    users: str = Field(description="the user class of loadtests/users.py that builds the requests")
+    users: Literal["action", "register", "multi-tasks", "async-task", "upload", "chat", "probe", "mixed"]
     rate: float = Field(gt=0, le=10_000, description="requests per second")
     arrivals: Literal["poisson", "constant"] = "poisson"
     warmup_s: float = Field(default=2.0, ge=0, le=600)

@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from webapi.refusals import NotHandedOver, invalid
 from workload import documents
 from workload.settings import settings
-from workload.store import store
+from workload.store import storable, store
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 
@@ -44,7 +44,9 @@ async def filed(document_id: UUID, task_id: UUID, file: UploadFile) -> AsyncIter
 
 
 async def _check(file: UploadFile) -> None:
-    """Raise where a file is too large, empty or of no kind that can be read."""
+    """Raise where a file is too large, empty or of no kind that can be read, or its name cannot be stored."""
+    if file.filename and storable(file.filename) != file.filename:
+        raise invalid("file", "The file's name has a character that cannot be stored.")
     if file.size is None or file.size > MAX_FILE_BYTES:
         raise HTTPException(413, f"The file is larger than {MAX_FILE_BYTES} bytes.")
     try:

@@ -8,7 +8,7 @@ from workload.schemas import Answer, Source
 from workload.store import store
 
 # Cosines measured with the sample documents, 15 questions in each language that they answer and 24 that they do not
-# (tests/integration/test_workload_answers.py has them): English, at least 0.35 and at most 0.25; Chinese, whose
+# (test_workload_process_document.py has them): English, at least 0.35 and at most 0.25; Chinese, whose
 # vectors lie closer together, at least 0.61 and at most 0.59. No document in another language is found this way.
 THRESHOLD = 0.30
 CHINESE_THRESHOLD = 0.60

@@ -128,6 +128,11 @@ def test_a_file_is_judged_by_its_content(app: App, content: bytes, status: int) 
 
 
 MULTIPART = {
+    "NUL in the file name": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a\x00b"\r\n\r\nA text.\r\n--b--\r\n',
+        422,
+    ),
     "no boundary": ("multipart/form-data", b"x", 400),
     "no parts": ("multipart/form-data; boundary=b", b"x", 400),
     "no name": ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", 400),

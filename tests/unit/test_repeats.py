@@ -18,6 +18,10 @@ class Spoilt(Experiment):
         self.progress: Any = self
         self.measured: list[BlockRecord] = []
 
+    def expect(self, planned_s: dict[int, float]) -> None:
+        """Be told of a repeat."""
+        assert len(planned_s) == 1
+
     def close(self) -> None:
         """Be a progress that shows nothing."""
 

@@ -49,3 +49,9 @@ def test_every_command_has_help_and_a_section_in_the_docs() -> None:
         name = command.name or command.callback.__name__
         assert command.callback.__doc__, f"lab {name} has no help text"
         assert f"## `lab {name}" in docs, f"docs/commands.md has no section on lab {name}"
+
+
+def test_every_link_within_the_docs_leads_somewhere() -> None:
+    for page in [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"

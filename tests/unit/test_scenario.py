@@ -1,12 +1,14 @@
 """Scenarios: TOML in, typed objects out, errors that name the file and the key."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from lab.environment import PROJECT
 from lab.errors import UsageError
-from lab.scenario import load_scenarios
+from lab.scenario import Scenario, load_scenarios
+from loadtests.users import ScenarioName
 
 
 def test_every_scenario_of_the_project_loads() -> None:
@@ -23,6 +25,7 @@ def test_every_scenario_of_the_project_loads() -> None:
         ('description = "x"\nusers = "mixed"\nduration_s = 5\n', "rate"),
         ('description = "x"\nusers = "mixed"\nrate = -1\nduration_s = 5\n', "rate"),
         ('description = "x"\nusers = "mixed"\nrate = 1\nduration_s = 5\nrat = 1\n', "rat"),
+        ('description = "x"\nusers = "zzz"\nrate = 1\nduration_s = 5\n', "users"),
         ('description = "x"\nusers = "mixed"\nrate = 1\nduration_s = 5\narrivals = "burst"\n', "arrivals"),
     ],
 )
@@ -34,3 +37,8 @@ def test_a_broken_scenario_is_named_with_its_file_and_key(tmp_path: Path, text: 
     assert "broken.toml" in str(caught.value)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_scenario_may_name_exactly_the_users_that_there_are() -> None:
+    """The lab does not import the load, so it has their names a second time."""
+    assert get_args(Scenario.model_fields["users"].annotation) == get_args(ScenarioName)
