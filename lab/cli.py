@@ -133,16 +133,26 @@ def go_on(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
-def task(run: Run, task_id: Annotated[UUID, typer.Argument(metavar="ID", help="A task's or a request's id.")]) -> None:
+def task(
+    run: Run,
+    task_id: Annotated[UUID, typer.Argument(metavar="ID", help="A task's or a request's id.")],
+    block: Annotated[
+        int | None, typer.Option(help="The number of a block: those of a round have the same requests.")
+    ] = None,
+) -> None:
     """Say everything that is known about one task or request."""
     from lab.history import history
 
     directory = open_run(run)
+    finished = [one for one in directory.read().blocks if one.state == "finished"]
+    asked = finished if block is None else [one for one in finished if one.number == block]
+    if not asked:
+        raise UsageError(f"{run} has no finished block" + ("." if block is None else f" with the number {block}."))
     found = False
-    for block in directory.read().blocks:
-        if block.state == "finished" and (lines := history(directory.block(block), task_id)):
+    for one in asked:
+        if lines := history(directory.block(one), task_id):
             found = True
-            print(f"Block {block.number}: {block.contender}, {block.fault or block.scenario}")
+            print(f"Block {one.number}: {one.contender}, {one.fault or one.scenario}")
             print("\n".join(f"  {line}" for line in lines))
     if not found:
         raise UsageError(f"No finished block of {run} knows {task_id}.")

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lab import environment, report
 from lab.errors import COULD_NOT_MEASURE, MEASURED, VOID, LabError, UsageError
-from lab.faults import FAULTS, INJECTIONS
+from lab.faults import FAULTS
 from lab.interrupt import Interrupt
 from lab.priority import step_back
 from lab.progress import Progress, duration
@@ -99,9 +99,9 @@ def show_plan(plan: Plan, blocks: list[BlockRecord], placement: Placement, conso
         for scenario in plan.scenarios
     ]
     if plan.faults:
-        times_s = [plan.fault_duration_s or INJECTIONS * FAULTS[fault].part_s for fault in plan.faults]
+        times_s = [plan.fault_duration_s or plan.injections * FAULTS[fault].part_s for fault in plan.faults]
         faults = [f"{fault} in {time_s:g} s" for fault, time_s in zip(plan.faults, times_s, strict=True)]
-        lines.append(f"Faults, {INJECTIONS} times each: {', '.join(faults)}")
+        lines.append(f"Faults, {plan.injections} times each: {', '.join(faults)}")
     lines += [
         f"CPUs: contender {placement.contender}, generator and shared servers {placement.generator}{sharing}",
         f"{in_rounds} blocks in {plan.rounds} round{'' if plan.rounds == 1 else 's'},"

@@ -19,7 +19,6 @@ from lab.load import read_header
 from lab.rundir import ContenderRecord
 from lab.stacks.local import LocalStack
 
-INJECTIONS = 4
 DEPLOY_GRACE_S = 10.0
 CONFIRMED_WITHIN_S = 5.0
 HEALED_WITHIN_S = 30.0
@@ -125,12 +124,13 @@ class Nemesis:
     beginning of an equal part of it.
     """
 
-    def __init__(self, fault: Fault | None, stack: LocalStack, samples: Path, seed: int) -> None:
+    def __init__(self, fault: Fault | None, stack: LocalStack, samples: Path, seed: int, injections: int) -> None:
         self.fault = fault
+        self.injections = injections
         self.stack = stack
         self.samples = samples
         self._random = random.Random(seed)
-        self._injections: list[Injection] = []
+        self._done: list[Injection] = []
         self._over = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="nemesis", daemon=True)
@@ -150,7 +150,7 @@ class Nemesis:
         self._thread.join()
         if self._error:
             raise self._error
-        return [asdict(injection) for injection in self._injections]
+        return [asdict(injection) for injection in self._done]
 
     def _run(self) -> None:
         try:
@@ -161,11 +161,11 @@ class Nemesis:
 
     def _inject_all(self, fault: Fault) -> None:
         start_ns, end_ns = self._window()
-        for number in range(INJECTIONS):
-            at_ns = start_ns + (number + self._random.uniform(0.15, 0.35)) * (end_ns - start_ns) / INJECTIONS
+        for number in range(self.injections):
+            at_ns = start_ns + (number + self._random.uniform(0.15, 0.35)) * (end_ns - start_ns) / self.injections
             if self._over.wait(max(0.0, (at_ns - time.monotonic_ns()) / 1e9)) or time.monotonic_ns() > end_ns:
                 return
-            self._injections.append(inject(fault, self.stack))
+            self._done.append(inject(fault, self.stack))
 
     def _window(self) -> tuple[int, int]:
         """Return when the window starts and ends, once the load has begun and says so."""

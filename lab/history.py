@@ -29,16 +29,22 @@ Moment = tuple[int | None, str]  # monotonic ns, or None where only the end stat
 def history(block: Path, sought: UUID) -> list[str]:
     """Return what is known about a task's or a request's id, one sentence each, with seconds since it was due.
 
+    Of the faults: those from when it was due until it was over, and the one after that, for what was never over.
     Sentences without a time (what the end of the block found) come last. Empty where nothing is known.
     """
     request, task_ids = _whose(block, str(sought))
     moments = list(_request_moments(request)) if request else []
+    pids: set[int] = set()
     for task_id in task_ids:
-        moments += _task_moments(block, task_id)
+        found, ran_in = _task_moments(block, task_id)
+        moments += found
+        pids |= ran_in
     if not moments:
         return []
-    moments += _fault_moments(block)
-    start_ns = request["intended_ns"] if request else min((t for t, _ in moments if t is not None), default=0)
+    times = [t for t, _ in moments if t is not None]
+    start_ns = request["intended_ns"] if request else min(times, default=0)
+    moments += _fault_moments(block, start_ns, max(times, default=0), pids)
+    moments += _death_moments(block, start_ns, max(times, default=0), pids)
     told = sorted(set(moments), key=lambda moment: (moment[0] is None, moment[0] or 0, moment[1]))
     return [_said(moment, start_ns) for moment in told] + [f for task in task_ids for f in _fate(block, task)]
 
@@ -82,16 +88,24 @@ def _request_moments(request: dict[str, Any]) -> Iterator[Moment]:
     yield request["ended_ns"], f"the request ended {request['outcome']}: {answer}"
 
 
-def _task_moments(block: Path, task_id: str) -> list[Moment]:
+def _task_moments(block: Path, task_id: str) -> tuple[list[Moment], set[int]]:
+    """Return what is known of a task, and the pids of the processes that had to do with it."""
     evidence = block / "evidence"
     moments, pids = _journal_moments(evidence / "journal", task_id)
     moments += _effect_moments(evidence, task_id)
     moments += _leftover_moments(evidence / "broker.json", task_id)
-    return moments + [
-        (record["t_ns"], f"process {record['pid']} ({record['name'] or 'a child'}) ended{_how(record)}")
-        for record in _lines_with(evidence / "processes.jsonl", '"ended"')
-        if record["pid"] in pids
-    ]
+    return moments, pids
+
+
+def _death_moments(block: Path, start_ns: int, end_ns: int, pids: set[int]) -> Iterator[Moment]:
+    """Yield how each of the processes ended, up to the first end after all else."""
+    for pid in pids:
+        ends = _lines_with(block / "evidence" / "processes.jsonl", '"ended"')
+        for record in sorted((one for one in ends if one["pid"] == pid), key=lambda one: one["t_ns"]):
+            if record["t_ns"] >= start_ns:
+                yield record["t_ns"], f"process {pid} ({record['name'] or 'a child'}) ended{_how(record)}"
+            if record["t_ns"] > end_ns:
+                break
 
 
 def _how(record: dict[str, Any]) -> str:
@@ -140,13 +154,18 @@ def _leftover_moments(broker: Path, task_id: str) -> Iterator[Moment]:
                 yield None, f"the broker still holds task {task_id} inside {message['task_id']}, which {words}"
 
 
-def _fault_moments(block: Path) -> Iterator[Moment]:
+def _fault_moments(block: Path, start_ns: int, end_ns: int, pids: set[int]) -> Iterator[Moment]:
+    """Yield the faults that were on between two moments, and the first one after them."""
     path = block / "faults.json"
     for fault in json.loads(path.read_text()) if path.exists() else []:
-        pids = ", ".join(str(pid) for pid in fault["pids"])
-        yield fault["injected_ns"], f"fault {fault['fault']} was injected (processes {pids})"
+        if fault.get("healed_ns") is not None and fault["healed_ns"] < start_ns:
+            continue
+        hit = ", ".join(f"{pid}, which this is about" if pid in pids else str(pid) for pid in fault["pids"])
+        yield fault["injected_ns"], f"fault {fault['fault']} was injected (processes {hit})"
         if fault.get("healed_ns") is not None:
             yield fault["healed_ns"], f"fault {fault['fault']} was healed"
+        if fault["injected_ns"] > end_ns:
+            return
 
 
 def _fate(block: Path, task_id: str) -> Iterator[str]:

@@ -172,10 +172,13 @@ def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
 
 
 def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Table ``deaths``: when which pid ended, as the supervisor recorded it."""
-    columns = {"event": "VARCHAR", "pid": "BIGINT", "t_ns": "BIGINT"}
+    """Table ``deaths``: from when until when which process had a pid, as the supervisor recorded it."""
+    columns = {"event": "VARCHAR", "pid": "BIGINT", "started_ns": "BIGINT", "t_ns": "BIGINT"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
-    db.execute("CREATE TABLE deaths AS SELECT pid, t_ns AS died_ns FROM processes_lines WHERE event = 'ended'")
+    db.execute(
+        "CREATE TABLE deaths AS SELECT pid, coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
+        "FROM processes_lines WHERE event = 'ended'"
+    )
 
 
 def _read_effects(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:
@@ -230,7 +233,8 @@ def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
         ends AS (
             SELECT task_id, any_value(open) AS open, min(died_ns) AS died_ns
             FROM starts JOIN writers ON writers.file = starts.file::VARCHAR
-            JOIN deaths ON deaths.pid = writers.pid AND died_ns >= started_ns GROUP BY task_id, starts.file)
+            JOIN deaths ON deaths.pid = writers.pid AND started_ns BETWEEN born_ns AND died_ns
+            GROUP BY task_id, starts.file)
         SELECT task_id, sum(open) AS n_cut_off, min(died_ns) AS died_ns FROM ends GROUP BY task_id
         """
     )

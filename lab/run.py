@@ -12,7 +12,7 @@ from lab import ledger, load, validity
 from lab.clock import ClockReading
 from lab.drain import JournalTail, acknowledged_tasks, drain
 from lab.errors import LabError
-from lab.faults import FAULTS, INJECTIONS, Nemesis
+from lab.faults import FAULTS, Nemesis
 from lab.interrupt import Interrupt, Interrupted
 from lab.progress import Progress
 from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
@@ -23,6 +23,8 @@ from lab.stacks.supervisor import Supervisor
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
 BLOCK_OVERHEAD_S = 4.0
 FAULT_OVERHEAD_S = 7.0
+# No void block is measured again where the run would then take longer than this, or than a tenth more than was planned.
+REPEATS_WITHIN_S = 480.0
 # Seeds of fault blocks start well above those of the rounds.
 FAULT_SEEDS = 10_000
 
@@ -65,7 +67,7 @@ def load_of(plan: Plan, block: BlockRecord) -> ScenarioRecord:
     scenario = next(scenario for scenario in plan.scenarios if scenario.name == block.scenario)
     if block.fault is None:
         return scenario
-    duration_s = plan.fault_duration_s or INJECTIONS * FAULTS[block.fault].part_s
+    duration_s = plan.fault_duration_s or plan.injections * FAULTS[block.fault].part_s
     return scenario.model_copy(update={"duration_s": duration_s})
 
 
@@ -116,10 +118,17 @@ class Experiment:
     def _may_repeat(self, block: BlockRecord) -> bool:
         """Return whether a void block is measured again: at once, so that its round stays a round.
 
-        Not for ever: a machine that cannot measure must not be asked until it says yes.
+        Not for ever: a machine that cannot measure must not be asked until it says yes, and who was told how long it
+        takes has not got all day.
         """
-        repeats = [other.repeat_of for other in self.run.blocks if other.repeat_of is not None]
-        return len(repeats) < self.run.plan.void_repeats and block.number not in repeats
+        plan, blocks = self.run.plan, self.run.blocks
+        repeats = [other.repeat_of for other in blocks if other.repeat_of is not None]
+        if len(repeats) >= plan.void_repeats or block.number in repeats:
+            return False
+        planned_s = planned_seconds(plan, blocks)
+        left_s = sum(planned_s[other.number] for other in blocks if other.state == "planned") + planned_s[block.number]
+        elapsed_s = (datetime.now(UTC) - self.run.started_at).total_seconds()
+        return elapsed_s + left_s <= max(REPEATS_WITHIN_S, 1.1 * sum(planned_s.values()))
 
     def _repeat(self, void: BlockRecord) -> BlockRecord:
         number = max(block.number for block in self.run.blocks) + 1
@@ -168,7 +177,8 @@ class Experiment:
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
         command = load.locust_command(scenario, stack.base_url, block.seed, samples)
-        with Nemesis(FAULTS.get(block.fault or ""), stack, samples, block.seed) as nemesis:
+        fault = FAULTS.get(block.fault or "")
+        with Nemesis(fault, stack, samples, block.seed, self.run.plan.injections) as nemesis:
 
             def tick() -> None:
                 self.interrupt.check()
@@ -179,6 +189,7 @@ class Experiment:
             load.drive(self.supervisor, command, stack.generator_cpus, folder / "logs" / "locust.log", planned_s, tick)
             faults = nemesis.records()
         (folder / "faults.json").write_text(json.dumps(faults, indent=2))
+        block.injections = len(faults) if fault else None
         self._drain(block, folder, stack, tail)
         return not tail.in_progress() and stack.broker_is_empty()
 

@@ -84,6 +84,9 @@ class Plan(Record):
     scenarios: list[ScenarioRecord]
     horizon_s: float = Field(description="how long after the window a task may still end")
     faults: list[str] = []
+    injections: int = Field(
+        default=4, description="how often a fault comes in one block: one kill has a luck of its own"
+    )
     void_repeats: int = Field(
         default=2, description="how many void blocks are measured again, so that one hiccup does not cost a verdict"
     )
@@ -109,6 +112,7 @@ class BlockRecord(Record):
     why: list[str] = Field(default=[], description="why the block is void, or why it failed")
     window_start_ns: int | None = None
     window_end_ns: int | None = None
+    injections: int | None = Field(default=None, description="how often the fault of a fault block was injected")
     drained_ns: int | None = Field(default=None, description="when the last task ended or the horizon passed")
     instrument: dict[str, float] = Field(default={}, description="lateness, loop lag, steal: see docs/method.md")
 

@@ -41,6 +41,7 @@ class Block:
         self.lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.journals: dict[int, list[dict[str, Any]]] = {}
         self.names: dict[int, str] = {}
+        self.started_ns: dict[int, int] = {}
         self.queue: list[dict[str, Any]] = []
         self.unacked: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
@@ -53,18 +54,20 @@ class Block:
         pid = 100 + len(self.journals)
         self.journals[pid] = []
         self.names[pid] = service
+        self.started_ns[pid] = self.tick()
         started = {"event": "started", "kind": "service", "name": service, "pid": pid}
-        self.lines["processes.jsonl"].append(started | {"t_ns": self.tick(), "started_ns": self.now_ns})
+        self.lines["processes.jsonl"].append(started | {"t_ns": self.now_ns, "started_ns": self.now_ns})
         return pid
 
     def doomed(self) -> int:
         """Start one more process that runs tasks, for one that is about to die."""
         return self.process("celery-worker" if self.celery else "inline-api")
 
-    def dies(self, pid: int) -> None:
-        """Record the death of a process, as its supervisor does."""
+    def dies(self, pid: int, started_ns: int | None = None) -> None:
+        """Record the death of a process, as its supervisor does; or of an older or newer one with its pid."""
+        born_ns = self.started_ns[pid] if started_ns is None else started_ns
         ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "signal": 9}
-        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": 0, "status": None})
+        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
 
     def tick(self, ms: float = 1) -> int:
         """Let time pass and return the monotonic clock."""
@@ -232,6 +235,18 @@ def effect_without_an_end(block: Block, route: str) -> None:
 
 
 @plant()
+def effect_while_another_process_died(block: Block, route: str) -> None:
+    """The death of a process that did not run the task explains nothing."""
+    tasks, job = _accepted(block, route)
+    other = block.doomed()
+    for task in tasks:
+        block.event(task, job, "started")
+        block.effect(task, job)
+        block.expect(task, "done", "unexplained")
+    block.dies(other)
+
+
+@plant()
 def effect_after_the_death(block: Block, route: str) -> None:
     """A death before the start explains nothing."""
     tasks, job = _accepted(block, route)
@@ -241,6 +256,90 @@ def effect_after_the_death(block: Block, route: str) -> None:
         block.event(task, job, "started", pid)
         block.effect(task, job)
         block.expect(task, "done", "unexplained")
+
+
+@plant()
+def effect_of_a_process_whose_pid_came_again(block: Block, route: str) -> None:
+    """The death of a later process with the same pid explains nothing."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        block.event(task, job, "started", pid)
+        block.effect(task, job)
+        block.expect(task, "done", "unexplained")
+    block.dies(pid, started_ns=block.tick())
+
+
+@plant()
+def effect_of_a_failed_attempt(block: Block, route: str) -> None:
+    """The journal has the end of the attempt, so the death after it explains nothing."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        block.event(task, job, "started", pid)
+        block.effect(task, job)
+        block.event(task, job, "attempt_failed", pid, error="OSError: away")
+        block.expect(task, "done", "unexplained")
+    block.dies(pid)
+
+
+@plant(celery_only=True)
+def done_and_once_more_without_a_word(block: Block, route: str) -> None:
+    """A second execution, cut off after its effect; of one that leaves rows the journal knows the first alone."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        block.run(task, job)
+        block.event(task, job, "started", pid)
+        block.effect(task, job)
+        block.expect(task, *(("done", "equal") if job in IDEMPOTENT else ("duplicated", "explained")))
+    block.dies(pid)
+
+
+@plant(celery_only=True)
+def three_effects_of_one_cut_off(block: Block, route: str) -> None:
+    """One death explains one effect, not two; rows are written over."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        block.run(task, job)
+        block.event(task, job, "started", pid)
+        block.effect(task, job)
+        block.effect(task, job)
+        block.expect(task, *(("done", "equal") if job in IDEMPOTENT else ("duplicated", "unexplained")))
+    block.dies(pid)
+
+
+@plant(celery_only=True)
+def end_without_an_effect_and_a_cut_off(block: Block, route: str) -> None:
+    """An attempt that was cut off does not explain that another one's effect is missing."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        block.event(task, job, "started", pid)
+        block.event(task, job, "started")
+        block.event(task, job, "succeeded")
+        block.expect(task, "lost", "unexplained")
+    block.dies(pid)
+
+
+@plant()
+def end_without_an_effect_of_a_refused_request(block: Block, route: str) -> None:
+    """Refused, and the journal says done."""
+    for task in block.request(route, "refused"):
+        block.event(task, ROUTES[route], "started")
+        block.event(task, ROUTES[route], "succeeded")
+        block.expect(task, "unexpected", "unexplained")
+
+
+@plant(celery_only=True)
+def taken_and_given_back(block: Block, route: str) -> None:
+    """Restored to the queue and not yet struck off the unacknowledged: it waits."""
+    (task, *later), _ = _accepted(block, route)
+    message = {"task_id": str(task), "chain": [str(step) for step in later]}
+    block.queue.append(message)
+    block.unacked.append(message | {"visible_since_wall_s": 1.5})
+    _all(block, [task, *later], "pending")
 
 
 @plant()
@@ -376,6 +475,14 @@ def never_asked_for(block: Block, route: str) -> None:
     block.run(task, ROUTES[route])
     block.run(task, ROUTES[route])
     block.expect(task, "unexpected")
+
+
+@plant()
+def effect_out_of_nowhere(block: Block, route: str) -> None:
+    """An effect, and neither a request nor a word in the journal."""
+    task = uuid4()
+    block.effect(task, ROUTES[route])
+    block.expect(task, "unexpected", "unexplained")
 
 
 @plant()

@@ -169,6 +169,11 @@ def _blocks(run: RunRecord) -> list[str]:
             found.append(f"Block {_named([block])}, failed: {why}")
         elif block.state == "finished" and not block.valid:
             found.append(f"Block {_named([block])}, is void: {why}")
+        elif block.injections is not None and block.injections < run.plan.injections:
+            found.append(
+                f"Block {_named([block])}: the fault came {block.injections} times instead of {run.plan.injections}, "
+                "because the window was over before the stack was ready for the next."
+            )
     return found
 
 

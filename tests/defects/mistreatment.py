@@ -3,7 +3,9 @@
 `install` puts a defect between the app's endpoints or tasks and ``workload.journal``, so it comes before the app is
 imported. Environment: ``ACCOUNT`` is the folder of the account; ``DROPS_EVERY``, ``DOUBLES_EVERY`` and
 ``CLAIMS_EVERY`` say which tasks are acknowledged and never run, run twice, and journaled as run but not run;
-``FORGETS=1`` keeps an account of what a killed process had taken and not done.
+``FORGETS=1`` keeps an account of what a killed process had taken and not done. ``FORGETS_FIRST=N`` makes the successor
+of a killed process forget the first N tasks that it is given (Celery's workers acknowledge them to the
+broker). What was begun and what was ended is written down in any case.
 """
 
 import inspect
@@ -27,7 +29,7 @@ def install() -> None:
     if os.environ.get("FORGETS"):
         _account_for_predecessors()
         journal.accepted = _taken(journal.accepted)
-    journal.journaled = _mistreating(journal.journaled)
+    journal.journaled = _mistreating(journal.journaled, forgets_until=_forgets_until())
 
 
 def _append(name: str, text: str) -> int:
@@ -59,29 +61,44 @@ def _account_for_predecessors() -> None:
     forgotten.write_text("".join(f"{task_id}\n" for task_id in left))
 
 
-def _mistreating(journaled: Callable[..., Callable[..., Any]]) -> Callable[..., Callable[..., Any]]:
+def _forgets_until() -> int:
+    """Return the number of the last task that this process forgets; 0 where it is not to, or has no predecessor."""
+    first = int(os.environ.get("FORGETS_FIRST", "0"))
+    line = f"{os.getpid()}\n"
+    if not first or _append("starts", line) == len(line):
+        return 0
+    counter = Path(os.environ["ACCOUNT"]) / COUNTER
+    return counter.stat().st_size + first if counter.exists() else first
+
+
+def _mistreating(journaled: Callable[..., Callable[..., Any]], forgets_until: int) -> Callable[..., Callable[..., Any]]:
     @wraps(journaled)
     def wrap(job: Callable[..., Any]) -> Callable[..., Any]:
         run = journaled(job)
 
         @wraps(run)
         async def coroutine(task_id: UUID, *args: Any, **then: Any) -> None:
-            for _ in range(_executions(job, task_id)):
+            for _ in range(_executions(job, task_id, forgets_until)):
                 await run(task_id, *args, **then)
+                _append("ended", f"{task_id}\n")
 
         @wraps(run)
         def function(task_id: UUID, *args: Any, **then: Any) -> None:
-            for _ in range(_executions(job, task_id)):
+            for _ in range(_executions(job, task_id, forgets_until)):
                 run(task_id, *args, **then)
+                _append("ended", f"{task_id}\n")
 
         return coroutine if inspect.iscoroutinefunction(job) else function
 
     return wrap
 
 
-def _executions(job: Callable[..., Any], task_id: UUID) -> int:
+def _executions(job: Callable[..., Any], task_id: UUID, forgets_until: int) -> int:
     """Return how often to run a task, after writing down whether that is wrong."""
     number = _append(COUNTER, ".")  # the file's length counts the tasks of all processes
+    if number <= forgets_until:
+        _append("forgotten", f"{task_id}\n")
+        return 0
     if _is_due("DROPS_EVERY", number):
         _append("dropped", f"{task_id}\n")
         return 0
@@ -93,6 +110,7 @@ def _executions(job: Callable[..., Any], task_id: UUID) -> int:
     if _is_due("DOUBLES_EVERY", number):
         _append("doubled", f"{task_id}\n")
         return 2
+    _append("begun", f"{task_id}\n")
     return 1
 
 

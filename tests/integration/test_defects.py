@@ -55,7 +55,12 @@ def load_of(users: str, rate: float, **probe: Any) -> ScenarioRecord:
 
 
 def measured(
-    shared: Servers, out: Path, contender: ContenderRecord, scenario: ScenarioRecord, faults: tuple[str, ...] = ()
+    shared: Servers,
+    out: Path,
+    contender: ContenderRecord,
+    scenario: ScenarioRecord,
+    faults: tuple[str, ...] = (),
+    injections: int = 4,
 ) -> tuple[BlockRecord, list[Row]]:
     """Run one block of the contender as `lab` does; return its record and its tasks."""
     plan = Plan(
@@ -68,6 +73,7 @@ def measured(
         scenarios=[scenario],
         horizon_s=15,
         faults=list(faults),
+        injections=injections,
         fault_duration_s=10,
         void_repeats=0,
     )
@@ -159,4 +165,31 @@ def test_what_is_forgotten_after_a_kill_is_lost(shared: Servers, tmp_path: Path)
     assert forgotten - acknowledged <= ids(tasks, "not_done")
     assert ids(tasks, "done") == acknowledged - forgotten
     assert {task["fate"] for task in tasks} <= {"done", "lost", "not_done", "recovered"}
+    assert not any(task["agreement"] == "unexplained" for task in tasks)
+
+
+FORGETS_FIRST = 10
+KILLS = 2
+
+
+@pytest.mark.parametrize(("name", "fault"), [("inline", "api-kill"), ("celery-threads", "worker-kill")])
+def test_what_a_successor_forgets_is_lost(shared: Servers, tmp_path: Path, name: str, fault: str) -> None:
+    """Each successor of a killed process acknowledges ten tasks and forgets them: lost, like what was cut off."""
+    account = tmp_path / "account"
+    contender = defective(name, account, FORGETS_FIRST=FORGETS_FIRST)
+    scenario = load_of("probe", rate=60, probe_work="io", probe_seconds=0.2)
+    block, tasks = measured(shared, tmp_path, contender, scenario, faults=(fault,), injections=KILLS)
+    assert block.injections == KILLS
+    forgotten = written_down(account, "forgotten")
+    assert len(forgotten) == KILLS * FORGETS_FIRST
+    cut_off = written_down(account, "begun") - written_down(account, "ended") - ids(tasks, "done")
+    assert cut_off
+    acknowledged = {task["task_id"] for task in tasks if task["request_outcome"] == "acknowledged"}
+    known = (forgotten | cut_off) & acknowledged
+    # Besides, a message that was on its way to a worker when that was killed: it was never started. One for each kill.
+    on_its_way = [task for task in tasks if task["fate"] == "lost" and task["task_id"] not in known]
+    assert len(on_its_way) <= KILLS * (name != "inline")
+    assert all(task["attempts"] == 0 for task in on_its_way)
+    assert known <= ids(tasks, "lost")
+    assert {task["fate"] for task in tasks} <= {"done", "lost", "stranded", "not_done", "recovered"}
     assert not any(task["agreement"] == "unexplained" for task in tasks)

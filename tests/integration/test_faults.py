@@ -12,11 +12,12 @@ import pytest
 from lab import faults
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, available_cpus, place
-from lab.faults import FAULTS, INJECTIONS, Fault, Nemesis, inject
+from lab.faults import FAULTS, Fault, Nemesis, inject
 from lab.rundir import ContenderRecord
 from lab.stacks.local import LocalStack, Servers
 from tests.support import alive, until
 
+INJECTIONS = 4
 PLACEMENT = place(available_cpus())
 KNOWN = load_contenders(PROJECT / "contenders.toml")
 
@@ -129,7 +130,7 @@ def test_the_nemesis_spreads_its_injections_over_the_window(shared: Servers, tmp
     """Each at its time, each hitting another process, each confirmed and healed."""
     with stack(shared, stub(tmp_path), tmp_path) as running:
         samples, start_ns, end_ns = under_load(tmp_path, 0.2, 8.2)
-        with Nemesis(FAULTS["api-kill"], running, samples, seed=1) as nemesis:
+        with Nemesis(FAULTS["api-kill"], running, samples, seed=1, injections=INJECTIONS) as nemesis:
             records: list[dict[str, Any]] = nemesis.records()
     part_ns = (end_ns - start_ns) / INJECTIONS
     planned = [start_ns + number * part_ns for number in range(INJECTIONS)]
@@ -147,7 +148,7 @@ def test_without_a_fault_nothing_is_done(shared: Servers, tmp_path: Path) -> Non
     with stack(shared, stub(tmp_path), tmp_path) as running:
         hit = family(running, [running.api])
         samples, _, _ = under_load(tmp_path, 0, 0.5)
-        with Nemesis(None, running, samples, seed=1) as nemesis:
+        with Nemesis(None, running, samples, seed=1, injections=INJECTIONS) as nemesis:
             time.sleep(0.6)
             assert nemesis.records() == []
         assert alive(hit) == hit
@@ -158,7 +159,7 @@ def test_the_nemesis_leaves_with_the_load(shared: Servers, tmp_path: Path) -> No
     with stack(shared, stub(tmp_path), tmp_path) as running:
         hit = family(running, [running.api])
         for samples in (tmp_path / "never", under_load(tmp_path, 60, 120)[0]):
-            with Nemesis(FAULTS["api-kill"], running, samples, seed=1) as nemesis:
+            with Nemesis(FAULTS["api-kill"], running, samples, seed=1, injections=INJECTIONS) as nemesis:
                 pass
             assert nemesis.records() == []
         assert alive(hit) == hit
@@ -173,5 +174,8 @@ def test_what_goes_wrong_in_the_nemesis_is_raised(shared: Servers, tmp_path: Pat
     with stack(shared, stub(tmp_path), tmp_path) as running:
         samples, _, _ = under_load(tmp_path, 0, 0.4)
         broken = Fault("broken", "fails", lambda stack: [stack.api], fail)
-        with Nemesis(broken, running, samples, seed=1) as nemesis, pytest.raises(OSError, match="no more processes"):
+        with (
+            Nemesis(broken, running, samples, seed=1, injections=INJECTIONS) as nemesis,
+            pytest.raises(OSError, match="no more processes"),
+        ):
             nemesis.records()

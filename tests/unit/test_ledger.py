@@ -1,9 +1,11 @@
 """The ledger against histories in which what became of every task was planted."""
 
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from uuid import UUID, uuid4
 
 import duckdb
@@ -17,9 +19,11 @@ from tests.blockmaker import CELERY_ONLY, PLANTS, ROUTES, Block, everything
 CONTENDERS = ["inline", "celery"]
 
 
-def found(block: Path, rules: ledger.Rules = ledger.RULES) -> dict[str, tuple[str, str]]:
+def found(
+    block: Path, rules: ledger.Rules = ledger.RULES, settle: Callable[[Path, ledger.Rules], None] = ledger.settle
+) -> dict[str, tuple[str, str]]:
     """Settle a block and return fate and agreement by task id."""
-    ledger.settle(block, rules)
+    settle(block, rules)
     rows = duckdb.execute(f"SELECT task_id, fate, agreement FROM '{block / 'tasks.parquet'}'").fetchall()
     assert len({row[0] for row in rows}) == len(rows)
     return {task_id: (fate, agreement) for task_id, fate, agreement in rows}
@@ -73,6 +77,47 @@ def test_no_rule_can_be_taken_away_unnoticed(part: str, name: str, museum: tuple
     assert found(folder, replace(ledger.RULES, **{part: kept})) != block.expected
 
 
+# What is not a rule with a name: each of these changes makes the ledger wrong.
+MUTANTS = {
+    "rows that were written twice count once": ("THEN greatest(1, n_journal)", "THEN 1"),
+    "rows without a success count as none": ("greatest(1, n_journal)", "n_journal"),
+    "no effect counts as one": ("WHEN n_effects = 0 THEN 0", "WHEN n_effects = 0 THEN 1"),
+    "the journal decides": ("CASE WHEN n_effects = 0", "CASE WHEN n_journal > 0 THEN n_journal WHEN false"),
+    "what nobody asked for is left out": ("WHERE asked OR n_effects > 0 OR n_journal > 0", "WHERE asked"),
+    "what only the journal knows is left out": ("asked OR n_effects > 0 OR n_journal > 0", "asked OR n_effects > 0"),
+    "what only the effects know is left out": ("asked OR n_effects > 0 OR n_journal > 0", "asked OR n_journal > 0"),
+    "any attempt that was cut off explains": ("BETWEEN 1 AND n_cut_off", ">= 1 AND n_cut_off > 0"),
+    "a missing effect is explained": ("BETWEEN 1 AND n_cut_off", "BETWEEN -1 AND n_cut_off"),
+    "a failed attempt is open": ("IN ('succeeded', 'failed', 'attempt_failed')", "IN ('succeeded', 'failed')"),
+    "an earlier death explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns >= born_ns"),
+    "the death of another process explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns <= died_ns"),
+    "any process's death explains": ("ON deaths.pid = writers.pid AND", "ON"),
+    "refused requests asked": ("outcome IN ('acknowledged', 'indeterminate') AS asked", "true AS asked"),
+    "indeterminate requests did not ask": ("('acknowledged', 'indeterminate') AS", "('acknowledged') AS"),
+    "ids are made otherwise": ("& 3) + 1", "& 1) + 1"),
+    "only the first task of a request": ("unnest(range(tasks)) AS position", "0 AS position"),
+    "the queue is not looked at": ("coalesce(in_queue, false) AS in_queue", "false AS in_queue"),
+    "what is not acknowledged is not looked at": ("coalesce(in_unacked, false) AS in_unacked", "false AS in_unacked"),
+    "documents add up": ("('process_document', 'log_conversation')", "('log_conversation')"),
+    "conversations add up": ("('process_document', 'log_conversation')", "('process_document')"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_no_other_part_of_the_ledger_can_be_changed_unnoticed(mutant: str, museum: tuple[Path, Block]) -> None:
+    """Mutation of the ledger's source."""
+    folder, block = museum
+    source, (old, new) = Path(ledger.__file__).read_text(), MUTANTS[mutant]
+    assert source.count(old) == 1
+    mutated = ModuleType("lab.mutated_ledger")
+    sys.modules[mutated.__name__] = mutated  # where dataclasses look for it
+    try:
+        exec(compile(source.replace(old, new), mutant, "exec"), mutated.__dict__)
+        assert found(folder, mutated.RULES, mutated.settle) != block.expected
+    finally:
+        del sys.modules[mutated.__name__]
+
+
 def test_an_effect_without_an_id_is_nobodys_and_unexplained(tmp_path: Path) -> None:
     """A mail without its header is an error of the lab."""
     block = Block("inline")
@@ -118,12 +163,15 @@ def test_the_history_shows_which_fault_was_on(tmp_path: Path) -> None:
     PLANTS["lost_in_the_middle"](block, "POST /action")
     due_ns = block.requests[0]["intended_ns"]
     fault = {"fault": "api-sigkill", "injected_ns": due_ns + 5_000_000, "healed_ns": due_ns + 9_000_000}
-    block.faults = [fault | {"pids": [101], "confirmed": True}]
+    before = {"fault": "before", "injected_ns": due_ns - 2_000_000, "healed_ns": due_ns - 1_000_000}
+    after = {"fault": "after", "injected_ns": due_ns + 10_000_000, "healed_ns": due_ns + 11_000_000}
+    block.faults = [one | {"pids": [101], "confirmed": True} for one in (before, fault, after)]
     folder = block.write(tmp_path / "block")
     ledger.settle(folder)
     told = ledger.history(folder, UUID(next(iter(block.expected))))
-    assert "+0.005 s: fault api-sigkill was injected (processes 101)." in told
+    assert "+0.005 s: fault api-sigkill was injected (processes 101, which this is about)." in told
     assert "+0.009 s: fault api-sigkill was healed." in told
+    assert not [sentence for sentence in told if "before" in sentence or "after was" in sentence]
 
 
 def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:

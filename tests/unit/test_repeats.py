@@ -1,5 +1,6 @@
 """Void blocks are measured again: at once, in their own round, and not for ever."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from tests.runmaker import empty_run, plan
 class Spoilt(Experiment):
     """An experiment whose blocks end as the test says, by the order in which they are measured."""
 
-    def __init__(self, directory: RunDir, valid: list[bool], void_repeats: int = 2) -> None:
+    def __init__(self, directory: RunDir, valid: list[bool], void_repeats: int = 2, elapsed_s: float = 0) -> None:
         self.directory = directory
         self.run = empty_run(plan(["inline", "celery"], rounds=2, void_repeats=void_repeats))
+        self.run.started_at = datetime.now(UTC) - timedelta(seconds=elapsed_s)
         self.verdicts = iter(valid)
         self.progress: Any = self
         self.measured: list[BlockRecord] = []
@@ -49,5 +51,11 @@ def test_a_machine_that_cannot_measure_is_not_asked_for_ever(tmp_path: Path) -> 
 
 def test_without_repeats_a_void_block_stays_the_only_one(tmp_path: Path) -> None:
     run = Spoilt(RunDir(tmp_path), [False] * 4, void_repeats=0)
+    run.measure()
+    assert len(run.measured) == 4
+
+
+def test_a_run_that_has_taken_its_time_measures_no_block_again(tmp_path: Path) -> None:
+    run = Spoilt(RunDir(tmp_path), [False] * 4, elapsed_s=480)
     run.measure()
     assert len(run.measured) == 4
