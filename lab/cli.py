@@ -35,7 +35,7 @@ QUICK_CONTENDERS = ["inline", "celery"]
 DEFAULT_CONTENDERS = ["inline", "celery", "celery-threads"]
 DEFAULT_SCENARIOS = ["mixed"]
 DEFAULT_ROUNDS = 5
-DEFAULT_FAULTS = list(FAULTS)
+DEFAULT_FAULTS = ["api-kill", "worker-kill", "deploy"]
 HORIZON_S = 15.0
 
 

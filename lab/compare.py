@@ -67,9 +67,9 @@ def measure(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Co
     """Start the servers, and measure every block of a run that is still planned."""
     step_back()
     placement = run.environment.placement
-    with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as servers:
-        run.environment.servers = servers.versions
-        Experiment(directory, run, supervisor, servers, interrupt, Progress(console, remaining(run))).measure()
+    with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as testbed:
+        run.environment.servers = testbed.versions
+        Experiment(directory, run, supervisor, testbed, interrupt, Progress(console, remaining(run))).measure()
 
 
 def remaining(run: RunRecord) -> dict[int, float]:

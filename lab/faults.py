@@ -5,7 +5,6 @@ record of ``faults.json``: ``{fault, injected_ns, ended_ns, healed_ns, pids, con
 """
 
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from lab.load import read_header
 from lab.rundir import ContenderRecord
-from lab.stacks.local import LocalStack
+from lab.stacks.stack import Stack
 
 DEPLOY_GRACE_S = 10.0
 CONFIRMED_WITHIN_S = 5.0
@@ -32,22 +33,37 @@ class Injection:
     fault: str
     injected_ns: int
     pids: list[int] = field(default_factory=list)
-    ended_ns: int | None = None  # when the last of the processes was gone
+    ended_ns: int | None = None  # when it had come about: the last of the processes was gone, or stood still
     healed_ns: int | None = None  # when the stack said again that it can do work
     confirmed: bool = False
 
 
+def has_ended(stack: Stack, before: dict[str, int]) -> bool:
+    """Return whether none of the instances of before runs any more."""
+    return not before.items() & stack.instances(before).items()
+
+
+def stands_still(_stack: Stack, before: dict[str, int]) -> bool:
+    """Return whether the processes of before are stopped."""
+    return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in before.values())
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A fault by name; ``targets`` are the processes that it hits, ``inject`` does it and returns the pids hit.
+    """A fault by name; ``targets`` are the parts that it hits, ``inject`` does it and returns the pids hit.
 
-    ``part_s`` is the time given to each injection: on one core, Celery takes about as long to be ready again.
+    ``happened`` says, of the instances of before, whether it has come about. Where there is a ``heal``, it comes
+    ``on_for_s`` after that; without one the stack heals by itself, since what ends is started again. ``part_s`` is the
+    time given to each injection: on one core, Celery takes about as long to be ready again.
     """
 
     name: str
     description: str
-    targets: Callable[[LocalStack], list[str]]
-    inject: Callable[[LocalStack, list[str]], list[int]]
+    targets: Callable[[Stack], list[str]]
+    inject: Callable[[Stack, list[str]], list[int]]
+    happened: Callable[[Stack, dict[str, int]], bool] = has_ended
+    heal: Callable[[Stack, list[str]], None] | None = None
+    on_for_s: float = 0
     needs_workers: bool = False
     part_s: float = 4
 
@@ -56,25 +72,14 @@ class Fault:
         return bool(contender.workers) or not self.needs_workers
 
 
-def kill(stack: LocalStack, names: list[str]) -> list[int]:
-    """SIGKILL processes with all that they have started."""
-    return [pid for name in names for pid in stack.supervisor.signal(name, signal.SIGKILL, tree=True)]
+def kill(stack: Stack, names: list[str]) -> list[int]:
+    """SIGKILL parts of the stack."""
+    return stack.kill(names)
 
 
-def deploy(stack: LocalStack, names: list[str]) -> list[int]:
-    """SIGTERM everything that runs the app's code, and SIGKILL what is left of it after the grace period."""
-    before = {name: stack.supervisor.children[name].pid for name in names}
-    pids = [pid for name in names for pid in stack.supervisor.signal(name, signal.SIGTERM)]
-    deadline = time.monotonic() + DEPLOY_GRACE_S
-    while (left := [name for name in names if _runs(stack, name, before[name])]) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-    return list(dict.fromkeys(pids + kill(stack, left)))  # each once: what outlasted SIGTERM got both
-
-
-def _runs(stack: LocalStack, name: str, pid: int) -> bool:
-    """Return whether a process is still the one that it was."""
-    child = stack.supervisor.children[name]
-    return child.pid == pid and child.poll() is None
+def deploy(stack: Stack, names: list[str]) -> list[int]:
+    """Replace everything that runs the app's code, with a grace period."""
+    return stack.replace(names, DEPLOY_GRACE_S)
 
 
 FAULTS = {
@@ -89,22 +94,36 @@ FAULTS = {
             deploy,
             part_s=7,
         ),
+        Fault(
+            "worker-pause",
+            "SIGSTOP of all workers for 2 s",
+            lambda stack: stack.workers,
+            lambda stack, names: stack.pause(names),
+            happened=stands_still,
+            heal=lambda stack, names: stack.go_on(names),
+            on_for_s=2,
+            needs_workers=True,
+            part_s=6,
+        ),
     ]
 }
 
 
-def inject(fault: Fault, stack: LocalStack) -> Injection:
-    """Do it once: inject, see that it happened, and wait until the stack can do work again.
+def inject(fault: Fault, stack: Stack) -> Injection:
+    """Do it once: inject, see that it happened, heal, and wait until the stack can do work again.
 
-    What dies is started again by the supervisor, as in production; healing is waiting for that.
+    What dies is started again, as in production; healing is waiting for that.
     """
     names = fault.targets(stack)
-    before = {name: stack.supervisor.children[name].pid for name in names}
+    before = stack.instances(names)
     injection = Injection(fault.name, time.monotonic_ns())
     injection.pids = fault.inject(stack, names)
-    if _wait(lambda: not any(_runs(stack, name, before[name]) for name in names), CONFIRMED_WITHIN_S):
+    if _wait(lambda: fault.happened(stack, before), CONFIRMED_WITHIN_S):
         injection.ended_ns = time.monotonic_ns()
         injection.confirmed = bool(injection.pids)
+    if fault.heal:
+        time.sleep(fault.on_for_s)
+        fault.heal(stack, names)
     if _wait(stack.is_ready, HEALED_WITHIN_S):
         injection.healed_ns = time.monotonic_ns()
     return injection
@@ -124,7 +143,7 @@ class Nemesis:
     beginning of an equal part of it.
     """
 
-    def __init__(self, fault: Fault | None, stack: LocalStack, samples: Path, seed: int, injections: int) -> None:
+    def __init__(self, fault: Fault | None, stack: Stack, samples: Path, seed: int, injections: int) -> None:
         self.fault = fault
         self.injections = injections
         self.stack = stack

@@ -17,7 +17,7 @@ from lab.interrupt import Interrupt, Interrupted
 from lab.progress import Progress
 from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
 from lab.sampler import Sampler
-from lab.stacks.local import LocalStack, Servers
+from lab.stacks.stack import Stack, Testbed
 from lab.stacks.supervisor import Supervisor
 
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
@@ -79,21 +79,21 @@ def planned_seconds(plan: Plan, blocks: list[BlockRecord]) -> dict[int, float]:
 
 
 class Experiment:
-    """A run in progress: its directory, its servers, and the block that is being measured."""
+    """A run in progress: its directory, its testbed, and the block that is being measured."""
 
     def __init__(
         self,
         directory: RunDir,
         run: RunRecord,
         supervisor: Supervisor,
-        servers: Servers,
+        testbed: Testbed,
         interrupt: Interrupt,
         progress: Progress,
     ) -> None:
         self.directory = directory
         self.run = run
         self.supervisor = supervisor
-        self.servers = servers
+        self.testbed = testbed
         self.interrupt = interrupt
         self.progress = progress
 
@@ -160,9 +160,8 @@ class Experiment:
 
     def _load_and_collect(self, block: BlockRecord, folder: Path) -> None:
         contender = next(c for c in self.run.plan.contenders if c.name == block.contender)
-        placement = self.run.environment.placement
         self.progress.phase("start")
-        with LocalStack(self.supervisor, contender, self.servers, folder, placement) as stack:
+        with self.testbed.stack(contender, folder) as stack:
             before = ClockReading.now()
             with Sampler(stack.roles, folder / "resources.parquet"):
                 settled = self._drive(block, folder, stack)
@@ -171,7 +170,7 @@ class Experiment:
             stack.stop(settled)
             stack.collect()
 
-    def _drive(self, block: BlockRecord, folder: Path, stack: LocalStack) -> bool:
+    def _drive(self, block: BlockRecord, folder: Path, stack: Stack) -> bool:
         """Put the load on and drain; return whether all is settled: no task running, and none waiting."""
         scenario = load_of(self.run.plan, block)
         samples = folder / "requests.jsonl"
@@ -193,7 +192,7 @@ class Experiment:
         self._drain(block, folder, stack, tail)
         return not tail.in_progress() and stack.broker_is_empty()
 
-    def _drain(self, block: BlockRecord, folder: Path, stack: LocalStack, tail: JournalTail) -> None:
+    def _drain(self, block: BlockRecord, folder: Path, stack: Stack, tail: JournalTail) -> None:
         self.progress.phase("drain")
         samples = folder / "requests.jsonl"
         header = load.read_header(samples)

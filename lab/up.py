@@ -32,7 +32,7 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
         supervisor = running.enter_context(Supervisor(folder / "supervisor"))
         servers = running.enter_context(Servers(supervisor, placement))
         stacks = [
-            running.enter_context(LocalStack(supervisor, contender, servers, folder / contender.name, placement))
+            running.enter_context(servers.stack(contender, folder / contender.name))
             for contender in contenders
         ]
         _start_web_ui(supervisor, stacks[0], web_port, folder)

@@ -6,6 +6,8 @@ import json
 import os
 import secrets
 import shutil
+import signal
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -27,6 +29,7 @@ HEALTH_TIMEOUT_S = 5.0
 STOP_GRACE_S = 10.0
 HURRIED_GRACE_S = 0.5
 GENERATOR = "locust"
+POLL_S = 0.02
 
 CONVERSATIONS = """
     SELECT 'conversation' AS kind, task_id::text, extract(epoch FROM created_at)::float8 AS t_wall FROM conversations
@@ -46,6 +49,7 @@ class Servers:
 
     def __init__(self, supervisor: Supervisor, placement: Placement) -> None:
         self.supervisor = supervisor
+        self.placement = placement
         self.cpus = cpus(placement.generator, placement)
 
     def __enter__(self) -> Self:
@@ -62,6 +66,10 @@ class Servers:
     ) -> None:
         self.mail.stop()
         self.postgres.stop()
+
+    def stack(self, contender: ContenderRecord, folder: Path) -> "LocalStack":
+        """Return a fresh stack of a contender, not yet up."""
+        return LocalStack(self.supervisor, contender, self, folder, self.placement)
 
 
 def cpus(wanted: list[int], placement: Placement) -> list[int] | None:
@@ -164,6 +172,37 @@ class LocalStack:
         running = {name: child for name, child in list(children.items()) if name in names and child.poll() is None}
         own = {os.getpid(): "lab", self.supervisor.pid: "supervisor"}
         return own | {child.pid: names[name] for name, child in running.items()}
+
+    # what faults are made of
+
+    def instances(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the pid of each of these that runs now."""
+        children = [(name, self.supervisor.children[name]) for name in names]
+        return {name: child.pid for name, child in children if child.poll() is None}
+
+    def kill(self, names: Iterable[str]) -> list[int]:
+        """SIGKILL processes with all that they have started; return the pids."""
+        return self._signal(names, signal.SIGKILL)
+
+    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
+        """SIGTERM, and SIGKILL for what is left after the grace period; what ends is started again."""
+        before = self.instances(names)
+        pids = [pid for name in names for pid in self.supervisor.signal(name, signal.SIGTERM)]
+        deadline = time.monotonic() + grace_s
+        while (left := before.items() & self.instances(names).items()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return list(dict.fromkeys(pids + self.kill(name for name, _ in left)))  # each once: some got both
+
+    def pause(self, names: Iterable[str]) -> list[int]:
+        """SIGSTOP processes with all that they have started; return the pids."""
+        return self._signal(names, signal.SIGSTOP)
+
+    def go_on(self, names: Iterable[str]) -> None:
+        """SIGCONT what was paused."""
+        self._signal(names, signal.SIGCONT)
+
+    def _signal(self, names: Iterable[str], signum: int) -> list[int]:
+        return [pid for name in names for pid in self.supervisor.signal(name, signum, tree=True)]
 
     # starting
 

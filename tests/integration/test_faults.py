@@ -15,6 +15,7 @@ from lab.environment import PROJECT, available_cpus, place
 from lab.faults import FAULTS, Fault, Nemesis, inject
 from lab.rundir import ContenderRecord
 from lab.stacks.local import LocalStack, Servers
+from lab.stacks.stack import Stack
 from tests.support import alive, until
 
 INJECTIONS = 4
@@ -92,8 +93,8 @@ def test_a_fault_that_does_not_bite_is_not_confirmed(
     """The process takes no notice and runs on; it is there, so it counts as healed."""
     monkeypatch.setattr(faults, "CONFIRMED_WITHIN_S", 0.3)
 
-    def terminate(stack: LocalStack, names: list[str]) -> list[int]:
-        return [pid for name in names for pid in stack.supervisor.signal(name, signal.SIGTERM)]
+    def terminate(_stack: Stack, names: list[str]) -> list[int]:
+        return [pid for name in names for pid in shared.supervisor.signal(name, signal.SIGTERM)]
 
     harmless = Fault("api-term", "SIGTERM of the API", lambda stack: [stack.api], terminate)
     with stack(shared, stub(tmp_path, on_term="SIG_IGN"), tmp_path) as running:
@@ -168,7 +169,7 @@ def test_the_nemesis_leaves_with_the_load(shared: Servers, tmp_path: Path) -> No
 def test_what_goes_wrong_in_the_nemesis_is_raised(shared: Servers, tmp_path: Path) -> None:
     """It happens in a thread, and must not be lost there."""
 
-    def fail(_stack: LocalStack, _names: list[str]) -> list[int]:
+    def fail(_stack: Stack, _names: list[str]) -> list[int]:
         raise OSError("no more processes")
 
     with stack(shared, stub(tmp_path), tmp_path) as running:

@@ -1,0 +1,72 @@
+"""What the lab asks of a stack, whatever runs it: child processes, containers, or somebody else."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from lab.rundir import ContenderRecord
+
+
+class Stack(Protocol):
+    """A contender's API, workers and broker with a database and a data directory of their own.
+
+    It is up inside its context manager, and inside that come `stop` and then `collect`. ``api``, ``workers`` and
+    ``broker`` are the names of its parts, for what a fault does to them. Raises StackError where a part of it is not
+    what it should be.
+    """
+
+    contender: ContenderRecord
+    base_url: str
+    journal: Path
+    generator_cpus: list[int] | None
+    api: str
+    workers: list[str]
+    broker: str | None
+
+    def is_ready(self) -> bool:
+        """Return whether the API says that all it needs is up."""
+
+    def broker_is_empty(self) -> bool:
+        """Return whether no task waits in a queue; False where the broker cannot be asked."""
+
+    def roles(self) -> dict[int, str]:
+        """Return what the processes that run now are for, by pid: to be sampled with all below them."""
+
+    def stop(self, settled: bool = False) -> None:
+        """End API and workers in order; in a hurry where all is settled: no task running and none waiting."""
+
+    def collect(self) -> None:
+        """Leave in ``evidence/`` of the block's folder what API and workers did; to be called after `stop`."""
+
+    # what faults are made of
+
+    def instances(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the pid under which each of these parts runs now, without those that do not run."""
+
+    def kill(self, names: Iterable[str]) -> list[int]:
+        """SIGKILL parts with all that they have started; return the pids. They are started again as in production."""
+
+    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
+        """SIGTERM parts, SIGKILL what is left of them after the grace period, start new ones; return the old pids."""
+
+    def pause(self, names: Iterable[str]) -> list[int]:
+        """Stop parts from running, as SIGSTOP does, until `go_on`; return the pids."""
+
+    def go_on(self, names: Iterable[str]) -> None:
+        """Let paused parts run again."""
+
+
+class Testbed(Protocol):
+    """What all stacks of a run share, and what makes them. A context manager; ``versions`` is known once inside."""
+
+    versions: dict[str, str]
+
+    def __enter__(self) -> "Testbed":
+        """Start what is shared."""
+
+    def __exit__(self, *_: object) -> None:
+        """End what is shared."""
+
+    def stack(self, contender: ContenderRecord, folder: Path) -> AbstractContextManager[Stack]:
+        """Return a fresh stack of a contender, not yet up, that leaves its files in a block's folder."""
