@@ -24,7 +24,7 @@ from loadtests.arrivals import NS_PER_S, gap_s, wait_until
 from loadtests.options import COMMAND_LINE_ONLY, add_arguments, check_mode, read_options
 from loadtests.recorder import Sample
 from loadtests.run import LoadRun
-from loadtests.target import UsageError, loopback_target
+from loadtests.target import UsageError, permitted_target
 from loadtests.users import scenario
 
 log = logging.getLogger("loadtests")
@@ -123,7 +123,7 @@ def _check(values: dict[str, Any], host: str | None) -> None:
     """Raise UsageError, or OSError for the samples file, where no run can be made of the options."""
     options = read_options(values | {"host": host})
     check_mode(values)
-    loopback_target(host)
+    permitted_target(host, options.i_may_load)
     scenario(options.scenario, options.probe_work, options.probe_seconds)
     if options.samples is not None:
         options.samples.open("ab").close()
@@ -135,8 +135,8 @@ def _refuse_form(environment: Environment) -> Response | None:
         return None
     form = request.form.to_dict()
     try:
-        if foreign := sorted(COMMAND_LINE_ONLY.keys() & form.keys()):
-            raise UsageError(f"--{foreign[0]} can be given on the command line only.")
+        if foreign := sorted((COMMAND_LINE_ONLY.keys() | {"i_may_load"}) & form.keys()):
+            raise UsageError(f"--{foreign[0].replace('_', '-')} can be given on the command line only.")
         _check(vars(environment.parsed_options) | form, form.get("host", environment.host))
     except (UsageError, OSError) as error:
         return jsonify({"success": False, "message": str(error), "host": environment.host})

@@ -34,6 +34,7 @@ class LoadOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     host: str | None
+    i_may_load: tuple[str, ...] = ()
     scenario: ScenarioName
     arrivals: ArrivalKind
     seed: Seed
@@ -98,6 +99,15 @@ def add_arguments(parser: "LocustArgumentParser") -> None:
     parser.add_argument("--probe-seconds", type=float, default=0.05, help="scenario probe: its length in seconds")
     parser.add_argument(
         "--in-flight", type=int, default=1000, help="most requests under way at once; one more goes unsent"
+    )
+    parser.add_argument(
+        "--i-may-load",
+        action="append",
+        default=[],
+        env_var="LOCUST_I_MAY_LOAD",
+        metavar="HOST",
+        help="a host other than this machine that may be loaded; repeatable",
+        include_in_web_ui=False,
     )
     for name, (kind, explanation) in COMMAND_LINE_ONLY.items():
         parser.add_argument(f"--{name}", type=kind, help=explanation, include_in_web_ui=False)

@@ -13,7 +13,7 @@ from loadtests.arrivals import NS_PER_S, Stream, schedule, wait_until
 from loadtests.options import LoadOptions
 from loadtests.recorder import LoopLag, Recorder, Sample
 from loadtests.sender import Intended, Sender
-from loadtests.target import loopback_target
+from loadtests.target import permitted_target
 from loadtests.users import ping, request_id, scenario
 
 # Between the drawing of the schedule and its first arrival.
@@ -41,7 +41,7 @@ class LoadRun:
         self.options = options
         self.seed = seed
         self._report = report
-        target = loopback_target(options.host)
+        target = permitted_target(options.host, options.i_may_load)
         self._scenario = scenario(options.scenario, options.probe_work, options.probe_seconds)
         self._arrivals = (
             schedule(options.arrivals, options.rate, options.span_s, options.bystanders or 0.0, seed)

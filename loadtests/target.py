@@ -1,4 +1,4 @@
-"""Where the load may go: to this machine only."""
+"""Where the load may go: to this machine, and to hosts that whoever starts it says may be loaded."""
 
 import ipaddress
 import socket
@@ -14,14 +14,17 @@ class UsageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server on this machine: ``authority`` as the Host header names it, and its socket addresses to try in order."""
+    """A server that may be loaded: ``authority`` as the Host header names it, and its socket addresses to try in order."""
 
     authority: str
     addresses: Sequence[tuple[socket.AddressFamily, Any]]
 
 
-def loopback_target(host: str | None) -> Target:
-    """Return the server that ``--host`` names. Raises UsageError where it is missing, no URL, or another machine."""
+def permitted_target(host: str | None, may_load: Sequence[str] = ()) -> Target:
+    """Return the server that ``--host`` names; ``may_load`` are names of hosts that may be loaded besides this machine.
+
+    Raises UsageError where it is missing, no URL, or any other machine.
+    """
     if not host:
         raise UsageError("--host is missing: name the server to load, for example --host http://127.0.0.1:8000.")
     try:
@@ -31,10 +34,14 @@ def loopback_target(host: str | None) -> Target:
         raise UsageError(f"--host {host} is not a URL: {error}.") from error
     if url.scheme != "http" or not name or url.path not in ("", "/") or url.query or url.fragment:
         raise UsageError(f"--host {host} must look like http://127.0.0.1:8000.")
-    if not _is_loopback(name):
-        raise UsageError(f"--host {host} is not this machine: only 127.0.0.0/8, localhost and ::1 may be loaded.")
+    permitted = name in {one.lower() for one in may_load}
+    if not permitted and not _is_loopback(name):
+        raise UsageError(
+            f"--host {host} is not this machine: besides 127.0.0.0/8, localhost and ::1 only what --i-may-load names is "
+            "loaded."
+        )
     shown = f"[{name}]" if ":" in name else name
-    return Target(f"{shown}:{port}", _loopback_addresses(name, port))
+    return Target(f"{shown}:{port}", _addresses(name, port, anywhere=permitted))
 
 
 def _is_loopback(name: str) -> bool:
@@ -46,13 +53,13 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
-def _loopback_addresses(name: str, port: int) -> Sequence[tuple[socket.AddressFamily, Any]]:
-    """Return the addresses of a loopback name; those a hosts file may have pointed elsewhere are left out."""
+def _addresses(name: str, port: int, anywhere: bool) -> Sequence[tuple[socket.AddressFamily, Any]]:
+    """Return the addresses of a name; those of a loopback name that a hosts file points elsewhere are left out."""
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UsageError(f"--host: {name} cannot be resolved: {error}.") from error
-    addresses = [(family, address) for family, _, _, _, address in found if _is_loopback(str(address[0]))]
+    addresses = [(family, address) for family, *_, address in found if anywhere or _is_loopback(str(address[0]))]
     if not addresses:
         raise UsageError(f"--host: on this machine {name} does not mean this machine.")
     return addresses

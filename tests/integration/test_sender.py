@@ -14,7 +14,7 @@ from gevent import socket as gsocket
 from loadtests import sender as sender_module
 from loadtests.recorder import Sample
 from loadtests.sender import Connections, Intended, Sender
-from loadtests.target import loopback_target
+from loadtests.target import permitted_target
 from loadtests.users import Request
 from tests.loadserver import ACCEPTED, Answer, LoadServer, Received, free_port, load_server, status
 
@@ -28,7 +28,7 @@ class Sent:
     def __init__(self, host: str, in_flight: int = 100, timeout_s: float = 5.0) -> None:
         self.samples: list[Sample] = []
         self.intended: list[Intended] = []
-        self.sender = Sender(loopback_target(host), self._take, in_flight, timeout_s)
+        self.sender = Sender(permitted_target(host), self._take, in_flight, timeout_s)
 
     def _take(self, sample: Sample, _length: int) -> None:
         self.samples.append(sample)
@@ -170,7 +170,7 @@ def test_connections_are_reused_until_they_have_been_idle_for_long(
 def test_idle_connections_are_closed_and_do_not_pile_up(server: LoadServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle connections are closed and do not pile up."""
     monkeypatch.setattr(sender_module, "IDLE_LIMIT_S", 0.05)
-    connections = Connections(loopback_target(server.host))
+    connections = Connections(permitted_target(server.host))
     taken: list[gsocket.socket] = [connections.take() for _ in range(5)]
     for sock in taken[:4]:
         connections.give_back(sock)

@@ -1,8 +1,8 @@
-"""Where the load may go: this machine, whatever is typed."""
+"""Where the load may go: this machine, whatever is typed, and what it is said that one may load."""
 
 import pytest
 
-from loadtests.target import UsageError, loopback_target
+from loadtests.target import UsageError, permitted_target
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from loadtests.target import UsageError, loopback_target
 )
 def test_loopback_may_be_loaded(host: str, authority: str) -> None:
     """Loopback may be loaded."""
-    target = loopback_target(host)
+    target = permitted_target(host)
     assert target.authority == authority
     assert target.addresses
 
@@ -38,7 +38,7 @@ def test_loopback_may_be_loaded(host: str, authority: str) -> None:
 def test_any_other_machine_is_refused(host: str) -> None:
     """Any other machine is refused."""
     with pytest.raises(UsageError, match="not this machine"):
-        loopback_target(host)
+        permitted_target(host)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,14 @@ def test_any_other_machine_is_refused(host: str) -> None:
 def test_what_is_no_address_of_a_server_is_refused(host: str | None) -> None:
     """What is no address of a server is refused."""
     with pytest.raises(UsageError, match="--host"):
-        loopback_target(host)
+        permitted_target(host)
+
+
+def test_what_one_says_one_may_load_may_be_loaded() -> None:
+    """By exactly that name; a name that resolves to nothing is refused all the same."""
+    target = permitted_target("http://192.0.2.1:8000", ["192.0.2.1"])
+    assert [address[0] for _, address in target.addresses] == ["192.0.2.1"]
+    with pytest.raises(UsageError, match="not this machine"):
+        permitted_target("http://192.0.2.2:8000", ["192.0.2.1"])
+    with pytest.raises(UsageError, match="cannot be resolved"):
+        permitted_target("http://no-such-host.invalid:8000", ["no-such-host.invalid"])
