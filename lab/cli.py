@@ -3,9 +3,12 @@
 import re
 import secrets
 import sys
+from contextlib import suppress
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import duckdb
@@ -31,6 +34,8 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
+CONTENDERS = PROJECT / "contenders.toml"
+SCENARIOS = PROJECT / "scenarios"
 QUICK_CONTENDERS = ["inline", "celery"]
 DEFAULT_CONTENDERS = ["inline", "celery", "celery-threads"]
 DEFAULT_SCENARIOS = ["mixed"]
@@ -43,6 +48,7 @@ class Stack(StrEnum):
     """Where the contenders run."""
 
     local = "local"
+    running = "running"
 
 
 Contenders = Annotated[list[str] | None, typer.Option("--contender", help="Which contender to run; repeatable.")]
@@ -51,7 +57,18 @@ Faults = Annotated[
     list[str] | None, typer.Option("--fault", help="Which fault to inject; repeatable; `none` for none.")
 ]
 Rate = Annotated[float | None, typer.Option(min=0.1, max=10_000, help="Requests per second.")]
-StackOption = Annotated[Stack, typer.Option(help="Where the contenders run.")]
+StackOption = Annotated[
+    Stack, typer.Option(help="Where the contenders run: as processes of the lab's, or already, at their `url`.")
+]
+ContendersFile = Annotated[
+    Path, typer.Option("--contenders", help="The file that describes the contenders; its own are all run by default.")
+]
+ScenariosFolder = Annotated[
+    Path, typer.Option("--scenarios", help="The folder with the scenarios; its own are all run by default.")
+]
+MayLoad = Annotated[
+    list[str] | None, typer.Option("--i-may-load", help="A host other than this machine that may be loaded; repeatable.")
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Fixes arrivals, requests and the order of blocks.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder in which the run directory is made.")]
@@ -72,22 +89,34 @@ def compare(
         bool, typer.Option("--quick", help="Two contenders, one round, at most 90 s; gives no verdicts.")
     ] = False,
     stack: StackOption = Stack.local,
+    contenders_file: ContendersFile = CONTENDERS,
+    scenarios_folder: ScenariosFolder = SCENARIOS,
+    i_may_load: MayLoad = None,
     seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Measure the contenders against each other, and write a report."""
+    known = load_contenders(contenders_file)
+    own = contenders_file != CONTENDERS
+    contenders = contender or (list(known) if own else QUICK_CONTENDERS if quick else DEFAULT_CONTENDERS)
+    scenarios = load_scenarios(scenarios_folder)
+    no_faults = not fault and (quick or own or stack is Stack.running)
     plan = Plan(
         command="compare",
         seed=draw_seed(seed),
         rounds=rounds or (1 if quick else DEFAULT_ROUNDS),
         quick=quick,
         stack=stack.value,
-        contenders=choose_contenders(contender or (QUICK_CONTENDERS if quick else DEFAULT_CONTENDERS)),
-        scenarios=choose_scenarios(scenario or DEFAULT_SCENARIOS, rate, duration_s),
+        contenders=[known[name] for name in check_names("contender", contenders, list(known))],
+        scenarios=choose_scenarios(
+            scenario or (DEFAULT_SCENARIOS if scenarios_folder == SCENARIOS else list(scenarios)), rate, duration_s, scenarios
+        ),
         horizon_s=HORIZON_S,
-        faults=[] if quick and not fault else choose_faults(fault or DEFAULT_FAULTS),
+        faults=[] if no_faults else choose_faults(fault or DEFAULT_FAULTS),
+        may_load=i_may_load or [],
     )
+    check_what_runs_already(plan)
     measure(plan, out, as_json)
 
 
@@ -200,11 +229,11 @@ def show_choices() -> None:
     """List contenders, scenarios and faults."""
     console = Console()
     table = Table("contender", "what it is", "tasks at once", box=None, title="Contenders", title_justify="left")
-    for contender in load_contenders(PROJECT / "contenders.toml").values():
+    for contender in load_contenders(CONTENDERS).values():
         table.add_row(contender.name, contender.title, contender.slots)
     console.print(table)
     table = Table("scenario", "requests/s", "what it is", box=None, title="\nScenarios", title_justify="left")
-    for scenario in load_scenarios(PROJECT / "scenarios").values():
+    for scenario in load_scenarios(SCENARIOS).values():
         table.add_row(scenario.name, f"{scenario.rate:g}", scenario.description)
     console.print(table)
     table = Table("fault", "what is done", box=None, title="\nFaults", title_justify="left")
@@ -215,7 +244,7 @@ def show_choices() -> None:
 
 def choose_contenders(names: list[str]) -> list[ContenderRecord]:
     """Return the contenders of these names. Raises UsageError for one that does not exist, or comes twice."""
-    known = load_contenders(PROJECT / "contenders.toml")
+    known = load_contenders(CONTENDERS)
     return [known[name] for name in check_names("contender", names, list(known))]
 
 
@@ -224,6 +253,27 @@ def choose_faults(names: list[str]) -> list[str]:
     if names == ["none"]:
         return []
     return check_names("fault", names, list(FAULTS))
+
+
+def check_what_runs_already(plan: Plan) -> None:
+    """Raise UsageError where a contender cannot be measured in this way, or must not be."""
+    for contender in plan.contenders:
+        if contender.url is None and plan.stack == "running":
+            raise UsageError(f"--stack running needs contenders that run already, and '{contender.name}' has no `url`.")
+        if contender.url is None:
+            continue
+        if plan.faults:
+            raise UsageError(f"Faults cannot be done to '{contender.name}', which runs already: say --fault none.")
+        host = urlsplit(contender.url).hostname or ""
+        if not is_loopback(host) and host not in plan.may_load:
+            raise UsageError(f"'{contender.name}' is not on this machine; if you may load it, say --i-may-load {host}.")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name or address means this machine."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def draw_seed(seed: int | None) -> int:
@@ -238,9 +288,11 @@ def measure(plan: Plan, out: Path, as_json: bool) -> None:
     raise typer.Exit(run_plan(plan, out, Console(stderr=as_json), as_json))
 
 
-def choose_scenarios(names: list[str], rate: float | None, duration_s: float | None) -> list[ScenarioRecord]:
+def choose_scenarios(
+    names: list[str], rate: float | None, duration_s: float | None, known: dict[str, ScenarioRecord] | None = None
+) -> list[ScenarioRecord]:
     """Return the scenarios of these names, with the rate and duration asked for in place of their own."""
-    known = load_scenarios(PROJECT / "scenarios")
+    known = known or load_scenarios(SCENARIOS)
     changes = {"rate": rate, "duration_s": duration_s}
     asked = {key: value for key, value in changes.items() if value is not None}
     return [known[name].model_copy(update=asked) for name in check_names("scenario", names, list(known))]

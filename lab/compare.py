@@ -1,5 +1,6 @@
 """`lab compare`, `lab faults` and `lab resume`: the plan, the run, and what it says at the end."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,13 +16,17 @@ from lab.report import terminal
 from lab.run import Experiment, plan_blocks, planned_seconds
 from lab.rundir import BlockRecord, Placement, Plan, RunDir, RunRecord
 from lab.stacks.local import Servers
+from lab.stacks.running import RunningTestbed
+from lab.stacks.stack import Testbed
 from lab.stacks.supervisor import Supervisor
+
+TESTBEDS: dict[str, Callable[[Supervisor, Placement], Testbed]] = {"local": Servers, "running": RunningTestbed}
 
 
 def run_plan(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     """Run a plan in a new run directory under ``out``; return the exit status of the contract."""
     interrupt = Interrupt()
-    placement = place_or_refuse()
+    placement = place_or_refuse(plan.stack)
     blocks = plan_blocks(plan)
     show_plan(plan, blocks, placement, console)
     run = RunRecord(
@@ -51,7 +56,7 @@ def _go_on(directory: RunDir, console: Console) -> None:
     interrupt = Interrupt()
     run = directory.read()
     placement = run.environment.placement
-    if place_or_refuse() != placement:
+    if place_or_refuse(run.plan.stack) != placement:
         raise UsageError(f"{directory.path.name} was begun with other CPUs than this process may use now.")
     for block in run.blocks:
         if block.state == "failed":
@@ -66,8 +71,10 @@ def _go_on(directory: RunDir, console: Console) -> None:
 def measure(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:
     """Start the servers, and measure every block of a run that is still planned."""
     step_back()
-    placement = run.environment.placement
-    with Supervisor(directory.path / "supervisor") as supervisor, Servers(supervisor, placement) as testbed:
+    with (
+        Supervisor(directory.path / "supervisor") as supervisor,
+        TESTBEDS[run.plan.stack](supervisor, run.environment.placement) as testbed,
+    ):
         run.environment.servers = testbed.versions
         Experiment(directory, run, supervisor, testbed, interrupt, Progress(console, remaining(run))).measure()
 
@@ -77,9 +84,14 @@ def remaining(run: RunRecord) -> dict[int, float]:
     return planned_seconds(run.plan, [block for block in run.blocks if block.state == "planned"])
 
 
-def place_or_refuse() -> Placement:
-    """Return which CPUs each side gets. Raises LabError where there is only one."""
+def place_or_refuse(stack: str) -> Placement:
+    """Return which CPUs each side gets: all of them to the generator where the lab starts no contender.
+
+    Raises LabError where there is only one.
+    """
     cpus = environment.available_cpus()
+    if stack == "running":
+        return Placement(contender=[], generator=cpus, pinned=False)
     if len(cpus) < 2:
         raise LabError(
             f"Only CPU {cpus[0]} is available to this process: the load and the contender would disturb each other, "
@@ -92,6 +104,9 @@ def show_plan(plan: Plan, blocks: list[BlockRecord], placement: Placement, conso
     """Say what will be run, and for how long, before it begins."""
     in_rounds = sum(block.fault is None for block in blocks)
     sharing = "" if placement.pinned else "; this system cannot pin, so they share"
+    where = f"CPUs: contender {placement.contender}, generator and shared servers {placement.generator}{sharing}"
+    if plan.stack == "running":
+        where = f"CPUs: generator {placement.generator}; the contenders run already, the lab does not know where"
     lines = [f"Contenders: {', '.join(contender.name for contender in plan.contenders)}"]
     lines += [
         f"Scenario: {scenario.name}, {scenario.rate:g} requests/s ({scenario.arrivals})"
@@ -103,7 +118,7 @@ def show_plan(plan: Plan, blocks: list[BlockRecord], placement: Placement, conso
         faults = [f"{fault} in {time_s:g} s" for fault, time_s in zip(plan.faults, times_s, strict=True)]
         lines.append(f"Faults, {plan.injections} times each: {', '.join(faults)}")
     lines += [
-        f"CPUs: contender {placement.contender}, generator and shared servers {placement.generator}{sharing}",
+        where,
         f"{in_rounds} blocks in {plan.rounds} round{'' if plan.rounds == 1 else 's'},"
         f" {len(blocks) - in_rounds} with faults: about {duration(sum(planned_seconds(plan, blocks).values()))}."
         f" Seed {plan.seed}.",

@@ -4,9 +4,9 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lab.errors import UsageError
 from lab.rundir import ContenderRecord
@@ -25,7 +25,11 @@ class Contender(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     title: str = Field(min_length=1)
-    api: list[str] = Field(min_length=1)
+    api: list[str] = []
+    url: str | None = None
+    health: str = Field(default="/health", pattern=r"^/\S*$")
+    data: str | None = None
+    journal: bool = True
     workers: list[list[str]] = []
     broker: Literal["redis"] | None = None
     env: dict[str, str] = {}
@@ -34,9 +38,27 @@ class Contender(BaseModel):
     @field_validator("api")
     @classmethod
     def _listens_where_it_is_told(cls, api: list[str]) -> list[str]:
-        if not any("{port}" in part for part in api):
+        if api and not any("{port}" in part for part in api):
             raise ValueError("the command must say {port}")
         return _check_placeholders(api)
+
+    @field_validator("url")
+    @classmethod
+    def _is_the_address_of_a_server(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"http://[^/\s?#@]+/?", url):
+            raise ValueError("must look like http://127.0.0.1:8000")
+        return url
+
+    @model_validator(mode="after")
+    def _is_started_or_runs(self) -> Self:
+        if bool(self.api) == (self.url is not None):
+            raise ValueError("give the command of its `api`, or the `url` where it runs already")
+        started = [name for name in ("workers", "broker", "env") if getattr(self, name)]
+        if self.url and started:
+            raise ValueError(f"`{started[0]}` is for what the lab starts, and this one has a `url`")
+        if self.api and self.data:
+            raise ValueError("`data` is for what runs already: the lab gives DATA_DIR to what it starts")
+        return self
 
     @field_validator("workers")
     @classmethod
@@ -82,7 +104,10 @@ def _load(path: Path, name: str, table: object) -> ContenderRecord:
         first = error.errors()[0]
         key = ".".join(str(part) for part in (name, *first["loc"]))
         raise UsageError(f"{path}: '{key}': {first['msg'].removeprefix('Value error, ')}.") from error
-    return ContenderRecord(name=name, **contender.model_dump())
+    fields = contender.model_dump() | {"journal": contender.journal and (contender.url is None or bool(contender.data))}
+    if contender.data:
+        fields["data"] = str((path.parent / contender.data).resolve())
+    return ContenderRecord(name=name, folder=str(path.parent.resolve()), **fields)
 
 
 def fill(command: list[str], port: int, cpus: int) -> list[str]:

@@ -70,22 +70,24 @@ def drain(
     tail: JournalTail,
     tasks: set[str],
     horizon_s: float,
-    broker_is_empty: Callable[[], bool],
+    broker_is_empty: Callable[[], bool | None],
     check: Callable[[], None],
 ) -> int:
     """Wait until the tasks have ended, and whatever else was caused; return when that was, as monotonic ns.
 
     ``check`` may raise to leave early. It gives up at the horizon, and before it when nothing can happen any more: no
-    living process runs a task, the broker has none waiting, and no event has come for three seconds.
+    living process runs a task, the broker has none waiting, and no event has come for three seconds. Of a broker that is
+    not known nobody can say that.
     """
     deadline = time.monotonic() + horizon_s
     while time.monotonic() < deadline:
         check()
         tail.read()
-        if tasks <= tail.ended and not tail.in_progress() and broker_is_empty():
-            break
-        quiet = time.monotonic() - tail.last_event_at > QUIET_S
-        if quiet and not tail.in_progress() and broker_is_empty():
-            break
+        if not tail.in_progress():
+            empty = broker_is_empty()
+            if tasks <= tail.ended and empty is not False:
+                break
+            if empty and time.monotonic() - tail.last_event_at > QUIET_S:
+                break
         time.sleep(0.05)
     return time.monotonic_ns()

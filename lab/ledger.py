@@ -85,8 +85,11 @@ class Rules:
 RULES = Rules()
 
 
-def settle(block: Path, rules: Rules = RULES) -> None:
-    """Write ``tasks.parquet`` of a block. Raises duckdb.Error where a file of the block cannot be read."""
+def settle(block: Path, rules: Rules = RULES, journal: bool = True) -> None:
+    """Write ``tasks.parquet`` of a block: without a row where there is no journal, for then nothing is known of tasks.
+
+    Raises duckdb.Error where a file of the block cannot be read.
+    """
     with TemporaryDirectory(prefix=".ledger-", dir=block) as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {_quoted(Path(spill))}")
         db.execute("SET preserve_insertion_order = false")
@@ -99,7 +102,7 @@ def settle(block: Path, rules: Rules = RULES) -> None:
         _summarise_journal(db)
         _join(db)
         draft = block / ".tasks.parquet.draft"
-        db.execute(_verdicts(rules, draft))
+        db.execute(_verdicts(rules, draft, known=journal))
     draft.replace(block / "tasks.parquet")
 
 
@@ -193,7 +196,13 @@ def _read_effects(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> N
         db.execute(f"CREATE VIEW mail_lines AS SELECT task_id::VARCHAR AS task_id, t_ns {sent}")
     _read_lines(db, "effects", [evidence / "effects.log"], lines | {"job": "VARCHAR"})
     rows = {"kind": "VARCHAR", "task_id": "VARCHAR", "status": "VARCHAR"}
-    _read_lines(db, "rows", [evidence / "rows.jsonl"], rows)
+    if (evidence / "rows.jsonl").exists():
+        _read_lines(db, "rows", [evidence / "rows.jsonl"], rows)
+    else:  # nor can the database of an app that runs already
+        kinds = "CASE job WHEN 'log_conversation' THEN 'conversation' WHEN 'process_document' THEN 'document' END"
+        stored = f"FROM events WHERE event = 'succeeded' AND job IN {IDEMPOTENT_JOBS}"
+        columns = f"DISTINCT {kinds} AS kind, task_id::VARCHAR AS task_id, 'ready' AS status"
+        db.execute(f"CREATE VIEW rows_lines AS SELECT {columns} {stored}")
     db.execute(
         f"""
         CREATE TABLE effects AS
@@ -275,7 +284,7 @@ def _join(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _verdicts(rules: Rules, target: Path) -> str:
+def _verdicts(rules: Rules, target: Path, known: bool) -> str:
     """Return the SQL that gives each task its fate and agreement, and writes the Parquet file."""
     return f"""
         COPY (
@@ -288,7 +297,7 @@ def _verdicts(rules: Rules, target: Path) -> str:
                    CASE WHEN in_queue THEN 'in the queue' WHEN in_unacked THEN 'taken, unacknowledged'
                         WHEN last_event IS NOT NULL THEN last_event || ' in ' || parse_filename(last_file::VARCHAR)
                         WHEN n_effects > 0 THEN 'its effect' ELSE 'nowhere' END AS last_seen
-            FROM tasks
+            FROM tasks WHERE {known}
         ) TO {_quoted(target)} (FORMAT parquet)
     """
 

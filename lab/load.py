@@ -35,8 +35,13 @@ SAMPLE_COLUMNS = {
 }
 
 
-def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path) -> list[str]:
-    """Return the command that puts a scenario's load on a host and writes its raw samples."""
+def locust_command(
+    scenario: ScenarioRecord, host: str, seed: int, samples: Path, may_load: list[str]
+) -> list[str]:
+    """Return the command that puts a scenario's load on a host and writes its raw samples.
+
+    Requests that the scenario describes itself go into a file beside the samples.
+    """
     options = {
         "--host": host,
         "--scenario": scenario.users,
@@ -45,15 +50,24 @@ def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path
         "--duration": scenario.duration_s,
         "--arrivals": scenario.arrivals,
         "--seed": seed,
-        "--bystanders": BYSTANDERS_PER_S,
+        "--bystanders": BYSTANDERS_PER_S if scenario.bystanders else 0,
         "--in-flight": IN_FLIGHT_CAP,
         "--samples": samples,
         "--probe-work": scenario.probe_work,
         "--probe-seconds": scenario.probe_seconds,
+        "--requests": _write_requests(scenario, samples.with_name("requested.json")),
     }
     locustfile = str(PROJECT / "loadtests" / "locustfile.py")
     command = [sys.executable, "-m", "locust", "-f", locustfile, "--headless"]
-    return command + [str(part) for pair in options.items() if pair[1] is not None for part in pair]
+    command += [str(part) for pair in options.items() if pair[1] is not None for part in pair]
+    return command + [part for host in may_load for part in ("--i-may-load", host)]
+
+
+def _write_requests(scenario: ScenarioRecord, file: Path) -> Path | None:
+    if not scenario.requests:
+        return None
+    file.write_text(json.dumps([request.model_dump() for request in scenario.requests]))
+    return file
 
 
 def drive(

@@ -175,7 +175,7 @@ class Experiment:
         scenario = load_of(self.run.plan, block)
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
-        command = load.locust_command(scenario, stack.base_url, block.seed, samples)
+        command = load.locust_command(scenario, stack.base_url, block.seed, samples, self.run.plan.may_load)
         fault = FAULTS.get(block.fault or "")
         with Nemesis(fault, stack, samples, block.seed, self.run.plan.injections) as nemesis:
 
@@ -190,7 +190,7 @@ class Experiment:
         (folder / "faults.json").write_text(json.dumps(faults, indent=2))
         block.injections = len(faults) if fault else None
         self._drain(block, folder, stack, tail)
-        return not tail.in_progress() and stack.broker_is_empty()
+        return not tail.in_progress() and stack.broker_is_empty() is not False
 
     def _drain(self, block: BlockRecord, folder: Path, stack: Stack, tail: JournalTail) -> None:
         self.progress.phase("drain")
@@ -198,7 +198,8 @@ class Experiment:
         header = load.read_header(samples)
         block.window_start_ns, block.window_end_ns = header["window_start_ns"], header["window_end_ns"]
         block.instrument |= load.read_footer(samples)
-        tasks, horizon_s = acknowledged_tasks(samples), self.run.plan.horizon_s
+        tasks = acknowledged_tasks(samples) if stack.contender.journal else set()
+        horizon_s = self.run.plan.horizon_s
         block.drained_ns = drain(tail, tasks, horizon_s, stack.broker_is_empty, self.interrupt.check)
         load.samples_to_parquet(samples, folder / "requests.parquet")
         samples.unlink()
@@ -206,7 +207,8 @@ class Experiment:
     def _settle(self, block: BlockRecord, folder: Path) -> None:
         self.progress.phase("ledger")
         try:
-            ledger.settle(folder)
+            contender = next(one for one in self.run.plan.contenders if one.name == block.contender)
+            ledger.settle(folder, journal=contender.journal)
         except duckdb.Error as error:
             raise LabError(f"The evidence in {folder} cannot be read: {str(error).splitlines()[0]}.") from error
         block.why = validity.judge(folder, block)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,11 +51,26 @@ class ContenderRecord(Record):
 
     name: str
     title: str
-    api: list[str]
+    api: list[str] = []
     workers: list[list[str]] = []
+    url: str | None = Field(default=None, description="where it runs already; the lab then starts nothing")
+    health: str = Field(default="/health", description="path that answers 200 once it can do work")
+    data: str | None = Field(default=None, description="DATA_DIR of one that runs already, where it can be read")
+    journal: bool = Field(default=True, description="whether it journals its tasks where the lab can read it")
     broker: Literal["redis"] | None = None
     env: dict[str, str] = {}
+    folder: str | None = Field(default=None, description="where its commands are run: beside the file that describes it")
     slots: str = Field(description="how many tasks can run at once, in words")
+
+
+class RequestRecord(Record):
+    """One kind of request of a scenario that describes its own."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    weight: int = 1
+    body: dict[str, Any] | None = Field(default=None, description="sent as JSON")
+    tasks: int = Field(default=0, description="how many tasks it causes, by the ids of docs/whats-here.md")
 
 
 class ScenarioRecord(Record):
@@ -69,6 +84,8 @@ class ScenarioRecord(Record):
     duration_s: float
     probe_work: str | None = Field(default=None, description="for the users `probe`: what a task does")
     probe_seconds: float | None = Field(default=None, description="and for how long")
+    requests: list[RequestRecord] = Field(default=[], description="for the users `requests`: what they ask for")
+    bystanders: bool = Field(default=True, description="whether /ping/loop and /ping/thread are asked for beside it")
     description: str = ""
 
 
@@ -87,6 +104,7 @@ class Plan(Record):
     injections: int = Field(
         default=4, description="how often a fault comes in one block: one kill has a luck of its own"
     )
+    may_load: list[str] = Field(default=[], description="hosts other than this machine that may be loaded")
     void_repeats: int = Field(
         default=2, description="how many void blocks are measured again, so that one hiccup does not cost a verdict"
     )

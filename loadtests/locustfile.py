@@ -124,7 +124,7 @@ def _check(values: dict[str, Any], host: str | None) -> None:
     options = read_options(values | {"host": host})
     check_mode(values)
     permitted_target(host, options.i_may_load)
-    scenario(options.scenario, options.probe_work, options.probe_seconds)
+    scenario(options.scenario, options.probe_work, options.probe_seconds, options.requests)
     if options.samples is not None:
         options.samples.open("ab").close()
 

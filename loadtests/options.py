@@ -21,6 +21,7 @@ COMMAND_LINE_ONLY = {
     "warmup": (float, "seconds before the measured window (default 0)"),
     "duration": (float, "seconds of the measured window"),
     "bystanders": (float, "requests per second to each of /ping/loop and /ping/thread (default 0)"),
+    "requests": (Path, "scenario requests: JSON file that describes them"),
     "samples": (Path, "file for the raw samples, one JSON line per intended request; replaced where it exists"),
 }
 
@@ -41,6 +42,7 @@ class LoadOptions(BaseModel):
     probe_work: ProbeWork
     probe_seconds: Annotated[FiniteFloat, Field(ge=0, le=60)]
     in_flight: Annotated[int, Field(ge=1, le=8_000)]
+    requests: Path | None = None
     samples: Path | None
     rate: Annotated[FiniteFloat, Field(gt=0)] | None
     warmup: Annotated[FiniteFloat, Field(ge=0)] | None

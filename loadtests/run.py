@@ -42,7 +42,7 @@ class LoadRun:
         self.seed = seed
         self._report = report
         target = permitted_target(options.host, options.i_may_load)
-        self._scenario = scenario(options.scenario, options.probe_work, options.probe_seconds)
+        self._scenario = scenario(options.scenario, options.probe_work, options.probe_seconds, options.requests)
         self._arrivals = (
             schedule(options.arrivals, options.rate, options.span_s, options.bystanders or 0.0, seed)
             if options.rate is not None

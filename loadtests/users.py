@@ -26,7 +26,7 @@ CONTENT_TYPES = {
 BOUNDARY = "loadtests-6b1f0d9c2a7e4f53"
 REQUEST_IDS = UUID("0b0f7a52-5d0c-4f3e-9a53-6f8f6d1c2e77")
 
-ScenarioName = Literal["action", "register", "multi-tasks", "async-task", "upload", "chat", "probe", "mixed"]
+ScenarioName = Literal["action", "register", "multi-tasks", "async-task", "upload", "chat", "probe", "mixed", "requests"]
 ProbeWork = Literal["io", "blocking", "cpu", "async_blocking", "fail", "crash"]
 
 # How often `mixed` asks for what: shares of 100.
@@ -191,7 +191,33 @@ class Mixed:
         return part.request(rng)
 
 
-def scenario(name: ScenarioName, probe_work: ProbeWork, probe_seconds: float) -> Scenario:
+class Described:
+    """Requests that a file describes: a JSON list of ``{method, path, weight, body, tasks}``.
+
+    Raises UsageError where there is no such file.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        if file is None:
+            raise UsageError("--scenario requests needs --requests: the file that describes them.")
+        try:
+            described = json.loads(file.read_text())
+            self._requests = [_described(one) for one in described]
+            self._bounds = list(accumulate(int(one["weight"]) for one in described))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"--requests {file} cannot be used: {error!r}.") from error
+        if not self._requests:
+            raise UsageError(f"--requests {file} describes no request.")
+
+    def request(self, rng: Random) -> Request:
+        """Return one of the requests, drawn by weight."""
+        drawn = _below(rng, self._bounds[-1])
+        return next(one for one, bound in zip(self._requests, self._bounds, strict=True) if drawn < bound)
+
+
+def scenario(
+    name: ScenarioName, probe_work: ProbeWork, probe_seconds: float, requests: Path | None = None
+) -> Scenario:
     """Return the user of a scenario. Raises UsageError where what it needs is missing."""
     users: dict[ScenarioName, Callable[[], Scenario]] = {
         "action": Action,
@@ -202,12 +228,19 @@ def scenario(name: ScenarioName, probe_work: ProbeWork, probe_seconds: float) ->
         "chat": Chat,
         "probe": lambda: Probe(probe_work, probe_seconds),
         "mixed": Mixed,
+        "requests": lambda: Described(requests),
     }
     return users[name]()
 
 
 def _post(path: str, body: dict[str, Any], tasks: int = 1) -> Request:
     return Request("POST", path, tasks, json.dumps(body, ensure_ascii=False).encode())
+
+
+def _described(one: dict[str, Any]) -> Request:
+    if one["method"] == "GET":
+        return Request("GET", one["path"], one["tasks"])
+    return _post(one["path"], one["body"] or {}, one["tasks"])
 
 
 def _below(rng: Random, bound: int) -> int:

@@ -211,12 +211,15 @@ def _compare(run: RunRecord, blocks: list[Measured]) -> list[Comparison]:
 
 
 def _pairs(run: RunRecord, blocks: list[Measured]) -> Iterator[_Pair]:
+    journaled = {contender.name for contender in run.plan.contenders if contender.journal}
     for scenario in run.plan.scenarios:
         own = [block for block in blocks if block.record.scenario == scenario.name]
         routes = _keys(block.figures.routes for block in own) or ["all"]
         for baseline, other in combinations([c.name for c in run.plan.contenders], 2):
             for route in routes:
                 for metric in PRIMARY + SECONDARY:
+                    if metric.startswith("done") and not {baseline, other} <= journaled:
+                        continue
                     rounds, paired = _paired(own, baseline, other, route, metric, run.plan.rounds)
                     if rounds or (route == "all" and metric in PRIMARY):
                         yield _Pair(scenario.name, route, metric, baseline, other, rounds, paired)

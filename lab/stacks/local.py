@@ -1,7 +1,5 @@
 """The local stack: one contender, freshly started as child processes on a fresh database, and what it leaves."""
 
-import http
-import http.client
 import json
 import os
 import secrets
@@ -23,9 +21,10 @@ from lab.contenders import fill
 from lab.environment import PROJECT
 from lab.rundir import ContenderRecord, Placement
 from lab.stacks import broker, servers
+from lab.stacks.health import check_health
+from lab.stacks.running import RunningStack
 from lab.stacks.supervisor import Child, StackError, Supervisor
 
-HEALTH_TIMEOUT_S = 5.0
 STOP_GRACE_S = 10.0
 HURRIED_GRACE_S = 0.5
 GENERATOR = "locust"
@@ -67,8 +66,10 @@ class Servers:
         self.mail.stop()
         self.postgres.stop()
 
-    def stack(self, contender: ContenderRecord, folder: Path) -> "LocalStack":
-        """Return a fresh stack of a contender, not yet up."""
+    def stack(self, contender: ContenderRecord, folder: Path) -> "LocalStack | RunningStack":
+        """Return a fresh stack of a contender, not yet up; of one that has a URL, what runs there."""
+        if contender.url is not None:
+            return RunningStack(contender, folder, cpus(self.placement.generator, self.placement))
         return LocalStack(self.supervisor, contender, self, folder, self.placement)
 
 
@@ -245,7 +246,7 @@ class LocalStack:
             name,
             fill(command, self._port, self._cpu_count),
             environment,
-            cwd=PROJECT,
+            cwd=Path(self.contender.folder or PROJECT),
             cpus=self.contender_cpus,
             log=self.folder / "logs" / f"{name.removeprefix(f'{self.contender.name}-')}.log",
             restart=True,
@@ -253,17 +254,7 @@ class LocalStack:
 
     def _check_health(self) -> None:
         """Raise StackError unless the API says that all it needs is up."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=HEALTH_TIMEOUT_S)
-        try:
-            connection.request("GET", "/health")
-            answer = connection.getresponse()
-            body = answer.read().decode(errors="replace")
-        except http.client.HTTPException as error:
-            raise StackError(f"GET /health: {error!r}") from error
-        finally:
-            connection.close()
-        if answer.status != http.HTTPStatus.OK:
-            raise StackError(f"GET /health says {answer.status} {body[:200]}")
+        check_health(self.base_url + self.contender.health)
 
     # ending
 

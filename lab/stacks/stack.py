@@ -27,8 +27,8 @@ class Stack(Protocol):
     def is_ready(self) -> bool:
         """Return whether the API says that all it needs is up."""
 
-    def broker_is_empty(self) -> bool:
-        """Return whether no task waits in a queue; False where the broker cannot be asked."""
+    def broker_is_empty(self) -> bool | None:
+        """Return whether no task waits in a queue; False where the broker does not answer, None where it is not known."""
 
     def roles(self) -> dict[int, str]:
         """Return what the processes that run now are for, by pid: to be sampled with all below them."""

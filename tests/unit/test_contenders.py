@@ -10,6 +10,16 @@ from lab.environment import PROJECT
 from lab.errors import UsageError
 
 GOOD = 'title = "A"\nslots = "1"\napi = ["serve", "{port}"]\n'
+RUNS = 'title = "A"\nslots = "1"\nurl = "http://127.0.0.1:8000"\n'
+
+
+def test_what_runs_already_has_a_journal_where_its_data_is_known(tmp_path: Path) -> None:
+    """Its folder is looked for beside the file."""
+    path = tmp_path / "contenders.toml"
+    path.write_text(f'[seen]\n{RUNS}data = "their/data"\n[unseen]\n{RUNS}')
+    seen, unseen = load_contenders(path).values()
+    assert (seen.journal, seen.data) == (True, str(tmp_path / "their" / "data"))
+    assert (unseen.journal, unseen.data) == (False, None)
 
 
 def test_the_repositorys_own_contenders() -> None:
@@ -45,6 +55,12 @@ def test_placeholders_are_filled() -> None:
         (f'[a]\n{GOOD}workers = [["{{core}}"]]\n', "contenders.toml: 'a.workers': {core} is none of "),
         (f'[a]\n{GOOD}workers = ["run"]\n', "contenders.toml: 'a.workers.0': Input should be a valid list"),
         (f'[a]\n{GOOD}broker = "rabbitmq"\n', "contenders.toml: 'a.broker': Input should be 'redis'"),
+        ('[a]\ntitle = "A"\nslots = "1"\n', "contenders.toml: 'a': give the command of its `api`, or the `url`"),
+        (f'[a]\n{GOOD}url = "http://127.0.0.1:1"\n', "contenders.toml: 'a': give the command of its `api`, or"),
+        (f'[a]\n{RUNS}env = {{A = "1"}}\n', "contenders.toml: 'a': `env` is for what the lab starts"),
+        (f'[a]\n{GOOD}data = "data"\n', "contenders.toml: 'a': `data` is for what runs already"),
+        (f'[a]\n{RUNS}health = "up"\n', "contenders.toml: 'a.health': String should match"),
+        (f"[a]\n{RUNS.replace('http:', 'https:')}", "contenders.toml: 'a.url': must look like http://127.0.0.1:8000."),
         (f'[a]\n{GOOD}env = {{REDIS_URL = "x"}}\n', "contenders.toml: 'a.env': REDIS_URL is set by the lab."),
     ],
 )

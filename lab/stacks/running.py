@@ -1,0 +1,136 @@
+"""A stack that runs already: an app at a URL, which the lab neither starts nor stops.
+
+Its latency is seen from outside. What became of its tasks is known where its ``DATA_DIR`` can be read: the journal, and
+the logs in which effects are counted. Mails and rows cannot be asked for there; the journal stands for them.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab.errors import LabError
+from lab.rundir import ContenderRecord, Placement
+from lab.stacks.health import check_health
+from lab.stacks.supervisor import StackError, Supervisor
+
+LOGS = ("actions.log", "effects.log")
+
+
+class RunningStack:
+    """The contender at a URL, as `lab.stacks.stack.Stack` asks; up before and after. Nothing can be done to it."""
+
+    def __init__(self, contender: ContenderRecord, folder: Path, generator_cpus: list[int] | None) -> None:
+        assert contender.url is not None
+        self.contender = contender
+        self.base_url = contender.url.rstrip("/")
+        self.folder = folder
+        self.generator_cpus = generator_cpus
+        self.data = Path(contender.data) if contender.data else None
+        self.journal = (self.data or folder / "nothing") / "journal"
+        self.api = "app"
+        self.workers: list[str] = []
+        self.broker: str | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            check_health(self.base_url + self.contender.health)
+        except (StackError, OSError) as error:
+            raise StackError(f"{self.contender.name} cannot be measured: {error}") from error
+        if self.data is not None and not self.journal.is_dir():
+            raise StackError(f"{self.contender.name}: there is no journal in {self.data}, where its `data` should be.")
+        self._before = {path: path.stat().st_size for path in self._files()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave it as it is."""
+
+    def is_ready(self) -> bool:
+        """Return whether the app says that it is healthy."""
+        try:
+            check_health(self.base_url + self.contender.health)
+        except (StackError, OSError):
+            return False
+        return True
+
+    def broker_is_empty(self) -> bool | None:
+        """Return None: its broker, if it has one, is not known."""
+        return None
+
+    def roles(self) -> dict[int, str]:
+        """Return nothing: its processes are not known, and may be on no machine of ours."""
+        return {}
+
+    def stop(self, settled: bool = False) -> None:
+        """Leave it running: it is not the lab's."""
+
+    def collect(self) -> None:
+        """Leave in ``evidence/`` what the journal and the logs have got since the beginning of the block."""
+        evidence = self.folder / "evidence"
+        (evidence / "journal").mkdir(parents=True)
+        for path in self._files():
+            is_journal = path.parent == self.journal
+            target = evidence / ("journal" if is_journal else ".") / path.name
+            _copy_from(path, self._before.get(path, 0), target, anchored=is_journal)
+
+    def _files(self) -> list[Path]:
+        if self.data is None:
+            return []
+        logs = [self.data / name for name in LOGS]
+        return [*self.journal.glob("*.jsonl"), *(log for log in logs if log.exists())]
+
+    def instances(self, names: Iterable[str]) -> dict[str, int]:
+        """Return nothing: there are no pids to give."""
+        del names
+        return {}
+
+    def kill(self, names: Iterable[str]) -> list[int]:
+        """Refuse."""
+        raise self._not_ours(names)
+
+    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
+        """Refuse."""
+        del grace_s
+        raise self._not_ours(names)
+
+    def pause(self, names: Iterable[str]) -> list[int]:
+        """Refuse."""
+        raise self._not_ours(names)
+
+    def go_on(self, names: Iterable[str]) -> None:
+        """Refuse."""
+        raise self._not_ours(names)
+
+    def _not_ours(self, names: Iterable[str]) -> LabError:
+        return LabError(f"Nothing can be done to {', '.join(names)} of {self.contender.name}: the lab did not start it.")
+
+
+def _copy_from(source: Path, offset: int, target: Path, anchored: bool) -> None:
+    """Copy a file from an offset, which is the beginning of a line, with its first line where that is its anchor."""
+    with source.open("rb") as old, target.open("wb") as new:
+        if anchored and offset:
+            new.write(old.readline())
+        old.seek(offset)
+        shutil.copyfileobj(old, new)
+
+
+class RunningTestbed:
+    """A testbed that starts nothing: all contenders run already."""
+
+    def __init__(self, supervisor: Supervisor, placement: Placement) -> None:
+        self.supervisor = supervisor
+        self.placement = placement
+        self.versions: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End nothing."""
+
+    def stack(self, contender: ContenderRecord, folder: Path) -> RunningStack:
+        """Return the stack of a contender that has a URL."""
+        return RunningStack(contender, folder, self.placement.generator if self.placement.pinned else None)
