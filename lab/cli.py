@@ -67,7 +67,8 @@ ScenariosFolder = Annotated[
     Path, typer.Option("--scenarios", help="The folder with the scenarios; its own are all run by default.")
 ]
 MayLoad = Annotated[
-    list[str] | None, typer.Option("--i-may-load", help="A host other than this machine that may be loaded; repeatable.")
+    list[str] | None,
+    typer.Option("--i-may-load", help="A host other than this machine that may be loaded; repeatable."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Fixes arrivals, requests and the order of blocks.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
@@ -110,7 +111,10 @@ def compare(
         stack=stack.value,
         contenders=[known[name] for name in check_names("contender", contenders, list(known))],
         scenarios=choose_scenarios(
-            scenario or (DEFAULT_SCENARIOS if scenarios_folder == SCENARIOS else list(scenarios)), rate, duration_s, scenarios
+            scenario or (DEFAULT_SCENARIOS if scenarios_folder == SCENARIOS else list(scenarios)),
+            rate,
+            duration_s,
+            scenarios,
         ),
         horizon_s=HORIZON_S,
         faults=[] if no_faults else choose_faults(fault or DEFAULT_FAULTS),

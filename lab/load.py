@@ -35,9 +35,7 @@ SAMPLE_COLUMNS = {
 }
 
 
-def locust_command(
-    scenario: ScenarioRecord, host: str, seed: int, samples: Path, may_load: list[str]
-) -> list[str]:
+def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path, may_load: list[str]) -> list[str]:
     """Return the command that puts a scenario's load on a host and writes its raw samples.
 
     Requests that the scenario describes itself go into a file beside the samples.

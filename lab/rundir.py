@@ -59,7 +59,9 @@ class ContenderRecord(Record):
     journal: bool = Field(default=True, description="whether it journals its tasks where the lab can read it")
     broker: Literal["redis"] | None = None
     env: dict[str, str] = {}
-    folder: str | None = Field(default=None, description="where its commands are run: beside the file that describes it")
+    folder: str | None = Field(
+        default=None, description="where its commands are run: beside the file that describes it"
+    )
     slots: str = Field(description="how many tasks can run at once, in words")
 
 

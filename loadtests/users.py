@@ -26,7 +26,9 @@ CONTENT_TYPES = {
 BOUNDARY = "loadtests-6b1f0d9c2a7e4f53"
 REQUEST_IDS = UUID("0b0f7a52-5d0c-4f3e-9a53-6f8f6d1c2e77")
 
-ScenarioName = Literal["action", "register", "multi-tasks", "async-task", "upload", "chat", "probe", "mixed", "requests"]
+ScenarioName = Literal[
+    "action", "register", "multi-tasks", "async-task", "upload", "chat", "probe", "mixed", "requests"
+]
 ProbeWork = Literal["io", "blocking", "cpu", "async_blocking", "fail", "crash"]
 
 # How often `mixed` asks for what: shares of 100.
@@ -215,9 +217,7 @@ class Described:
         return next(one for one, bound in zip(self._requests, self._bounds, strict=True) if drawn < bound)
 
 
-def scenario(
-    name: ScenarioName, probe_work: ProbeWork, probe_seconds: float, requests: Path | None = None
-) -> Scenario:
+def scenario(name: ScenarioName, probe_work: ProbeWork, probe_seconds: float, requests: Path | None = None) -> Scenario:
     """Return the user of a scenario. Raises UsageError where what it needs is missing."""
     users: dict[ScenarioName, Callable[[], Scenario]] = {
         "action": Action,

@@ -105,7 +105,9 @@ class RunningStack:
         raise self._not_ours(names)
 
     def _not_ours(self, names: Iterable[str]) -> LabError:
-        return LabError(f"Nothing can be done to {', '.join(names)} of {self.contender.name}: the lab did not start it.")
+        return LabError(
+            f"Nothing can be done to {', '.join(names)} of {self.contender.name}: the lab did not start it."
+        )
 
 
 def _copy_from(source: Path, offset: int, target: Path, anchored: bool) -> None:

@@ -95,7 +95,11 @@ def test_what_runs_already_is_followed_where_its_journal_can_be_read(
 @pytest.mark.parametrize(
     ("keys", "arguments", "says"),
     [
-        ({"url": "http://192.0.2.1:80"}, [], "'mine' is not on this machine; if you may load it, say --i-may-load 192.0.2.1."),
+        (
+            {"url": "http://192.0.2.1:80"},
+            [],
+            "'mine' is not on this machine; if you may load it, say --i-may-load 192.0.2.1.",
+        ),
         ({"url": "http://127.0.0.1:1"}, ["--fault", "api-kill"], "Faults cannot be done to 'mine', which runs already"),
         ({"api": "serve {port}"}, [], "contenders.toml: 'mine.api'"),
     ],
