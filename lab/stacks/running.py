@@ -130,7 +130,9 @@ class RunningTestbed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End nothing."""
 
     def stack(self, contender: ContenderRecord, folder: Path) -> RunningStack:
