@@ -76,8 +76,8 @@ def drain(
     """Wait until the tasks have ended, and whatever else was caused; return when that was, as monotonic ns.
 
     ``check`` may raise to leave early. It gives up at the horizon, and before it when nothing can happen any more: no
-    living process runs a task, the broker has none waiting, and no event has come for three seconds. Of a broker that is
-    not known nobody can say that.
+    living process runs a task, the broker has none waiting, and no event has come for three seconds. Of a broker that
+    is not known nobody can say that.
     """
     deadline = time.monotonic() + horizon_s
     while time.monotonic() < deadline:

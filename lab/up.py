@@ -31,7 +31,10 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
     with ExitStack() as running:
         supervisor = running.enter_context(Supervisor(folder / "supervisor"))
         servers = running.enter_context(Servers(supervisor, placement))
-        stacks = [running.enter_context(servers.stack(contender, folder / contender.name)) for contender in contenders]
+        stacks = [
+            running.enter_context(LocalStack(supervisor, contender, servers, folder / contender.name, placement))
+            for contender in contenders
+        ]
         _start_web_ui(supervisor, stacks[0], web_port, folder)
         for stack in stacks:
             console.print(f"{stack.contender.name}: {stack.base_url}/docs", highlight=False)

@@ -14,7 +14,7 @@ class UsageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server that may be loaded: ``authority`` as the Host header names it, and its socket addresses to try in order."""
+    """A server that may be loaded: ``authority`` as the Host header names it, and its addresses to try in order."""
 
     authority: str
     addresses: Sequence[tuple[socket.AddressFamily, Any]]
@@ -37,8 +37,8 @@ def permitted_target(host: str | None, may_load: Sequence[str] = ()) -> Target:
     permitted = name in {one.lower() for one in may_load}
     if not permitted and not _is_loopback(name):
         raise UsageError(
-            f"--host {host} is not this machine: besides 127.0.0.0/8, localhost and ::1 only what --i-may-load names is "
-            "loaded."
+            f"--host {host} is not this machine: besides 127.0.0.0/8, localhost and ::1 only what --i-may-load names "
+            "is loaded."
         )
     shown = f"[{name}]" if ":" in name else name
     return Target(f"{shown}:{port}", _addresses(name, port, anywhere=permitted))

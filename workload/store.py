@@ -41,8 +41,11 @@ COMMIT_MARGIN_S = 0.4  # the server gives a transaction up so much before the cl
 ROWS_PER_TRIP = 200
 MAX_NAME_CHARS = 255
 
+# Made where its last part is not there yet. CREATE INDEX IF NOT EXISTS alone would wait for every writer, and let every
+# writer wait, also where there is nothing to make: a worker that starts must not disturb, nor meet a deadlock.
 SCHEMA = f"""
 SELECT pg_advisory_xact_lock(7264001);  -- several processes may start at once
+DO $$ BEGIN IF to_regclass('conversations_user') IS NULL THEN
 CREATE EXTENSION IF NOT EXISTS vector;
 CREATE TABLE IF NOT EXISTS documents (
     id uuid PRIMARY KEY,
@@ -74,7 +77,8 @@ CREATE TABLE IF NOT EXISTS conversations (
     response text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE INDEX IF NOT EXISTS conversations_user ON conversations (user_id, created_at);
+CREATE INDEX conversations_user ON conversations (user_id, created_at);
+END IF; END $$;
 """
 
 

@@ -151,8 +151,8 @@ def _machine(run: RunRecord, calibrated: bool) -> list[str]:
     placement = run.environment.placement
     if run.plan.stack == "running":
         found.append(
-            "The lab did not start the contenders: it does not know on which CPUs they run, nor what else runs there, and "
-            "no block began with a fresh one."
+            "The lab did not start the contenders: it does not know on which CPUs they run, nor what else runs there, "
+            "and no block began with a fresh one."
         )
     elif not placement.pinned:
         found.append("This system cannot pin processes to CPUs: generator and contender may have disturbed each other.")
@@ -163,7 +163,8 @@ def _machine(run: RunRecord, calibrated: bool) -> list[str]:
         )
     if unknown := [contender.name for contender in run.plan.contenders if not contender.journal]:
         found.append(
-            f"Of {' and '.join(unknown)} there is no journal: what became of the tasks is not known, only what the client sees."
+            f"Of {' and '.join(unknown)} there is no journal: what became of the tasks is not known, only what the "
+            "client sees."
         )
     if not calibrated:
         found.append("The instrument was not calibrated on this machine.")

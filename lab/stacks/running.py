@@ -37,7 +37,7 @@ class RunningStack:
         try:
             check_health(self.base_url + self.contender.health)
         except (StackError, OSError) as error:
-            raise StackError(f"{self.contender.name} cannot be measured: {error}") from error
+            raise StackError(f"{self.contender.name} at {self.base_url} cannot be measured: {error}") from error
         if self.data is not None and not self.journal.is_dir():
             raise StackError(f"{self.contender.name}: there is no journal in {self.data}, where its `data` should be.")
         self._before = {path: path.stat().st_size for path in self._files()}
@@ -130,7 +130,9 @@ class RunningTestbed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End nothing."""
 
     def stack(self, contender: ContenderRecord, folder: Path) -> RunningStack:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from lab.rundir import ContenderRecord
 
@@ -28,7 +29,7 @@ class Stack(Protocol):
         """Return whether the API says that all it needs is up."""
 
     def broker_is_empty(self) -> bool | None:
-        """Return whether no task waits in a queue; False where the broker does not answer, None where it is not known."""
+        """Return whether no task waits in a queue; False where the broker does not answer, None where none is known."""
 
     def roles(self) -> dict[int, str]:
         """Return what the processes that run now are for, by pid: to be sampled with all below them."""
@@ -62,10 +63,12 @@ class Testbed(Protocol):
 
     versions: dict[str, str]
 
-    def __enter__(self) -> "Testbed":
+    def __enter__(self) -> Self:
         """Start what is shared."""
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
         """End what is shared."""
 
     def stack(self, contender: ContenderRecord, folder: Path) -> AbstractContextManager[Stack]:

@@ -72,7 +72,7 @@ def play(locust: Start, server: LoadServer, path: Path, *options: str) -> Sample
 
 def test_every_scenario_sends_what_it_says_and_each_request_once(locust: Start, tmp_path: Path) -> None:
     """Each scenario's rows and the requests that reached the server are the same, one to one."""
-    names: tuple[ScenarioName, ...] = get_args(ScenarioName)
+    names = [name for name in get_args(ScenarioName) if name != "requests"]  # which a file describes
     with load_server() as server:
         running = {
             name: locust(server.host, *SCHEDULE, "--scenario", name, "--samples", str(tmp_path / name))

@@ -260,6 +260,16 @@ def test_several_processes_make_the_tables_at_once(database: str) -> None:
     asyncio.run(work())
 
 
+def test_a_process_that_starts_does_not_wait_for_writers(database: str) -> None:
+    """Where the tables are there, opening a store takes no lock on them that a writer has to give way to."""
+    run(lambda store: store.log_conversation(uuid4(), "user", "a", "b"))
+    with psycopg.connect(database) as writer:
+        for table in ("documents", "passages", "chunks", "conversations"):
+            writer.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE".encode())
+        run(lambda store: store.log_conversation(uuid4(), "user", "c", "d"))
+    assert counted(database, "SELECT count(*) FROM conversations") == 2
+
+
 def test_more_work_than_connections_waits_its_turn(database: str) -> None:
     """A hundred operations on two connections are all done, and no third connection is opened."""
 

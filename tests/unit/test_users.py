@@ -23,6 +23,8 @@ BODIES: dict[str, type[BaseModel]] = {
     "/probe": schemas.Probe,
 }
 
+NAMES = [name for name in get_args(ScenarioName) if name != "requests"]  # those are tested by themselves
+
 
 def draw(name: ScenarioName, n: int, seed: int = 7) -> list[Request]:
     """Return the first requests of a scenario."""
@@ -30,7 +32,7 @@ def draw(name: ScenarioName, n: int, seed: int = 7) -> list[Request]:
     return [users.request(Random(request_id(seed, seq).int)) for seq in range(n)]
 
 
-@pytest.mark.parametrize("name", get_args(ScenarioName))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_body_is_one_that_the_apps_accept(name: ScenarioName) -> None:
     """Every body is one that the apps accept."""
     for request in draw(name, 300):
@@ -38,7 +40,7 @@ def test_every_body_is_one_that_the_apps_accept(name: ScenarioName) -> None:
             BODIES[request.path].model_validate_json(request.body, strict=True)
 
 
-@pytest.mark.parametrize("name", get_args(ScenarioName))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_asks_for_the_same_things(name: ScenarioName) -> None:
     """The same seed asks for the same things."""
     assert draw(name, 50) == draw(name, 50)
@@ -108,3 +110,32 @@ def test_uploading_from_an_empty_folder_is_refused(tmp_path: Path) -> None:
     """Uploading from an empty folder is refused."""
     with pytest.raises(UsageError, match="no documents"):
         Upload(tmp_path)
+
+
+def described(folder: Path, requests: object) -> Path:
+    """Write a file that describes requests."""
+    file = folder / "requested.json"
+    file.write_text(json.dumps(requests))
+    return file
+
+
+def test_described_requests_come_in_their_proportions(tmp_path: Path) -> None:
+    """By their weights, each with its body."""
+    kinds = [
+        {"method": "GET", "path": "/items", "weight": 3, "body": None, "tasks": 0},
+        {"method": "POST", "path": "/orders", "weight": 1, "body": {"a": 1}, "tasks": 2},
+    ]
+    users = scenario("requests", "io", 0.05, described(tmp_path, kinds))
+    drawn = [users.request(Random(request_id(7, seq).int)) for seq in range(2000)]
+    orders = [request for request in drawn if request.path == "/orders"]
+    assert {(request.method, request.body, request.tasks) for request in orders} == {("POST", b'{"a": 1}', 2)}
+    assert 400 < len(orders) < 600
+
+
+@pytest.mark.parametrize("requests", [[], {}, [{"method": "GET"}], "GET /"])
+def test_what_describes_no_requests_is_refused(tmp_path: Path, requests: object) -> None:
+    """In one sentence that names the file."""
+    with pytest.raises(UsageError, match=r"^--requests .*requested\.json"):
+        scenario("requests", "io", 0.05, described(tmp_path, requests))
+    with pytest.raises(UsageError, match="needs --requests"):
+        scenario("requests", "io", 0.05)
