@@ -333,7 +333,7 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         give_up(f"{where}{error.strerror or error}.", COULD_NOT_MEASURE)
-    except duckdb.IOException as error:
+    except duckdb.Error as error:
         # It has the system's own words in JSON, inside its message.
         said = re.search(r'"exception_message":"(.+?)","errno"', str(error))
         give_up((said[1].replace('\\"', "'") if said else str(error).splitlines()[0]) + ".", COULD_NOT_MEASURE)

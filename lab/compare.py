@@ -58,12 +58,19 @@ def _go_on(directory: RunDir, console: Console) -> None:
     placement = run.environment.placement
     if place_or_refuse(run.plan.stack) != placement:
         raise UsageError(f"{directory.path.name} was begun with other CPUs than this process may use now.")
+    if (now := environment.git_commit()) != run.git_commit:
+        raise UsageError(
+            f"{directory.path.name} was begun with commit {run.git_commit}, and this is {now}: what is compared must "
+            "be the same throughout."
+        )
+    if unknown := [fault for fault in run.plan.faults if fault not in FAULTS]:
+        raise UsageError(f"{directory.path.name} has a fault that this lab does not know: {unknown[0]}.")
     for block in run.blocks:
         if block.state == "failed":
             block.state, block.valid, block.why = "planned", None, []
     left = remaining(run)
     console.print(f"{len(left)} of {len(run.blocks)} blocks are left, about {duration(sum(left.values()))}.")
-    if left:
+    if left or run.ended_at is None:
         run.interrupted, run.ended_at = False, None
         measure(directory, run, interrupt, console)
 

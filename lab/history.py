@@ -126,7 +126,9 @@ def _journal_moments(journal: Path, task_id: str) -> tuple[list[Moment], set[int
     moments: list[Moment] = []
     pids: set[int] = set()
     for path in sorted(journal.glob("*.jsonl")):
-        service, pid = path.stem.rsplit("-", 3)[0], int(path.stem.rsplit("-", 2)[1])
+        pid = int(path.stem.rsplit("-", 2)[1])
+        with path.open(encoding="utf-8") as lines:
+            service = json.loads(lines.readline() or "{}").get("service", "?")
         for event in _lines_with(path, task_id):
             error = f" ({event['error']})" if "error" in event else ""
             what = f"task {task_id} ({event['job']}) {event['event']}{error}, journal of {service}, process {pid}"

@@ -175,12 +175,18 @@ def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
 
 
 def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Table ``deaths``: from when until when which process had a pid, as the supervisor recorded it."""
+    """Table ``deaths``: from when until when which process had a pid, of those that did not end in order.
+
+    In order is: with status 0, by the SIGTERM that it was sent, or by whatever but SIGKILL after its stack was told to
+    stop. Of a process that another one had waited for it is not known how it ended.
+    """
     columns = {"event": "VARCHAR", "pid": "BIGINT", "started_ns": "BIGINT", "t_ns": "BIGINT"}
+    columns |= {"status": "BIGINT", "signal": "BIGINT"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
     db.execute(
         "CREATE TABLE deaths AS SELECT pid, coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
-        "FROM processes_lines WHERE event = 'ended'"
+        "FROM processes_lines WHERE event = 'ended' AND coalesce(status, 1) <> 0 AND coalesce(signal, 9) <> 15 AND "
+        "(signal = 9 OR t_ns < coalesce((SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping'), t_ns + 1))"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -96,6 +97,7 @@ class Experiment:
         self.testbed = testbed
         self.interrupt = interrupt
         self.progress = progress
+        self.began_at = time.monotonic()
 
     def measure(self) -> None:
         """Run every block that is still planned; ``run.json`` is rewritten after each."""
@@ -107,6 +109,7 @@ class Experiment:
                 if block.state == "finished" and not block.valid and self._may_repeat(block):
                     repeat = self._repeat(block)
                     blocks.insert(blocks.index(block) + 1, repeat)
+                    self.directory.write(self.run)  # also for a lab that resumes this run
                     self.progress.expect(planned_seconds(self.run.plan, [repeat]))
         except Interrupted:
             self.run.interrupted = True
@@ -127,8 +130,7 @@ class Experiment:
             return False
         planned_s = planned_seconds(plan, blocks)
         left_s = sum(planned_s[other.number] for other in blocks if other.state == "planned") + planned_s[block.number]
-        elapsed_s = (datetime.now(UTC) - self.run.started_at).total_seconds()
-        return elapsed_s + left_s <= max(REPEATS_WITHIN_S, 1.1 * sum(planned_s.values()))
+        return time.monotonic() - self.began_at + left_s <= max(REPEATS_WITHIN_S, 1.1 * sum(planned_s.values()))
 
     def _repeat(self, void: BlockRecord) -> BlockRecord:
         number = max(block.number for block in self.run.blocks) + 1
@@ -209,7 +211,7 @@ class Experiment:
         try:
             contender = next(one for one in self.run.plan.contenders if one.name == block.contender)
             ledger.settle(folder, journal=contender.journal)
-        except duckdb.Error as error:
+        except (duckdb.Error, ValueError, IndexError) as error:
             raise LabError(f"The evidence in {folder} cannot be read: {str(error).splitlines()[0]}.") from error
         block.why = validity.judge(folder, block)
         block.valid = not block.why

@@ -42,6 +42,7 @@ class Block:
         self.journals: dict[int, list[dict[str, Any]]] = {}
         self.names: dict[int, str] = {}
         self.started_ns: dict[int, int] = {}
+        self.dead: set[int] = set()
         self.queue: list[dict[str, Any]] = []
         self.unacked: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
@@ -63,9 +64,16 @@ class Block:
         """Start one more process that runs tasks, for one that is about to die."""
         return self.process("celery-worker" if self.celery else "inline-api")
 
+    def ends(self, pid: int, **how: int) -> None:
+        """Record the orderly end of a process amid the block: with a status, or by the signal that asked for it."""
+        self.dead.add(pid)
+        ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
+        self.lines["processes.jsonl"].append(ended | {"started_ns": self.started_ns[pid]} | how)
+
     def dies(self, pid: int, started_ns: int | None = None) -> None:
         """Record the death of a process, as its supervisor does; or of an older or newer one with its pid."""
         born_ns = self.started_ns[pid] if started_ns is None else started_ns
+        self.dead |= {pid} if started_ns is None else set()
         ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "signal": 9}
         self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
 
@@ -123,8 +131,18 @@ class Block:
         """Note what the ledger must find for a task."""
         self.expected[str(task)] = (fate, agreement)
 
+    def _stop(self) -> None:
+        """Stop in order what still runs, as every block ends."""
+        self.lines["processes.jsonl"].append({"event": "stopping", "pid": None, "name": None, "t_ns": self.tick()})
+        for pid in sorted(self.names.keys() - self.dead):
+            ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
+            # uvicorn ends by the signal that it was sent; how prefork's children ended, their parent knows.
+            how: list[dict[str, Any]] = [{"status": 0}, {"signal": 15}, {}]
+            self.lines["processes.jsonl"].append(ended | {"started_ns": self.started_ns[pid]} | how[pid % 3])
+
     def write(self, folder: Path) -> Path:
         """Write the files of the block and return its folder."""
+        self._stop()
         journal = folder / "evidence" / "journal"
         journal.mkdir(parents=True)
         for pid, events in self.journals.items():
@@ -248,6 +266,19 @@ def effect_while_another_process_died(block: Block, route: str) -> None:
 
 
 @plant()
+def effect_of_a_process_that_ended_in_order(block: Block, route: str) -> None:
+    """It had all the time that it wanted, so its end explains nothing."""
+    for how in ({"status": 0}, {"signal": 15}):
+        tasks, job = _accepted(block, route)
+        pid = block.doomed()
+        for task in tasks:
+            block.event(task, job, "started", pid)
+            block.effect(task, job)
+            block.expect(task, "done", "unexplained")
+        block.ends(pid, **how)
+
+
+@plant()
 def effect_after_the_death(block: Block, route: str) -> None:
     """A death before the start explains nothing."""
     tasks, job = _accepted(block, route)
@@ -282,6 +313,17 @@ def effect_of_a_failed_attempt(block: Block, route: str) -> None:
         block.event(task, job, "attempt_failed", pid, error="OSError: away")
         block.expect(task, "done", "unexplained")
     block.dies(pid)
+
+
+@plant(celery_only=True)
+def done_after_a_failure(block: Block, route: str) -> None:
+    """It failed for good, and a second delivery did it all the same."""
+    tasks, job = _accepted(block, route)
+    for task in tasks:
+        block.event(task, job, "started")
+        block.event(task, job, "failed", error="CancelledError: ")
+        block.run(task, job)
+    _all(block, tasks, "done")
 
 
 @plant(celery_only=True)

@@ -5,7 +5,8 @@ It is ready when its API says that all it needs is up, its workers included.
 A request is disturbed if it was not acknowledged, or one of its tasks was not done, or either took longer than three
 times the p95 of before the faults and longer than 250 ms; of before means intended at least a second before the first
 one, which leaves out what that one caught under way. A contender is back to normal after the last disturbed
-request before a second without one; how long that took counts from the injection to that request's intended time.
+request before a second in which there were others and none was disturbed; how long that took counts from the injection
+to that request's intended time.
 """
 
 import json
@@ -35,10 +36,10 @@ DISTURBED = """
         SELECT coalesce(quantile_disc(response_ms, 0.95), 0) AS response_ms,
                coalesce(quantile_disc(done_ms, 0.95), 0) AS done_ms
         FROM seen WHERE intended_ns < $normal_until_ns)
-    SELECT seen.intended_ns FROM seen, normal
-    WHERE seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms)
-       OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms)
-    ORDER BY seen.intended_ns
+    SELECT seen.intended_ns,
+           seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms) OR isinf(seen.response_ms)
+           OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms) OR isinf(seen.done_ms)
+    FROM seen, normal ORDER BY seen.intended_ns
 """
 
 
@@ -68,20 +69,23 @@ def _confirmed(folder: Path) -> list[dict[str, Any]]:
     return [fault for fault in faults if fault["confirmed"]]
 
 
-def _disturbed(folder: Path, first_ns: int) -> list[int]:
-    """Return the intended times of the disturbed requests."""
+def _disturbed(folder: Path, first_ns: int) -> list[tuple[int, bool]]:
+    """Return the intended time of each request, and whether it was disturbed."""
     values = {"requests": str(folder / "requests.parquet"), "tasks": str(folder / "tasks.parquet")}
     limits = {"done": DONE, "normal_until_ns": first_ns - BEFORE_NS, "slow": SLOW, "at_least_ms": SLOW_AT_LEAST_MS}
     with duckdb.connect() as db:
-        return [row[0] for row in db.execute(DISTURBED, values | limits).fetchall()]
+        return [(t_ns, bool(disturbed)) for t_ns, disturbed in db.execute(DISTURBED, values | limits).fetchall()]
 
 
-def _each(injected: list[int], disturbed: list[int], window_end_ns: int) -> Iterator[float]:
+def _each(injected: list[int], requests: list[tuple[int, bool]], window_end_ns: int) -> Iterator[float]:
     for start_ns, end_ns in zip(injected, [*injected[1:], window_end_ns], strict=True):
-        last_ns = start_ns
-        for t_ns in (t for t in disturbed if start_ns <= t < end_ns):
-            if t_ns - last_ns > QUIET_NS:
+        last_ns, others = start_ns, False  # the last disturbed one, and whether there were others since
+        for t_ns, disturbed in ((t, disturbed) for t, disturbed in requests if start_ns <= t < end_ns):
+            if not disturbed:
+                others = True
+            elif t_ns - last_ns > QUIET_NS and others:
                 break
-            last_ns = t_ns
-        over = last_ns == start_ns or end_ns - last_ns > QUIET_NS
+            else:
+                last_ns, others = t_ns, False
+        over = last_ns == start_ns or (end_ns - last_ns > QUIET_NS and others)
         yield (last_ns - start_ns) / 1e9 if over else math.inf

@@ -123,6 +123,7 @@ class LocalStack:
         Where all is ``settled``, no task running and none waiting, nobody waits for a worker's slow farewell. The
         broker stays up: what it still holds is evidence.
         """
+        self._stopping_ns = time.monotonic_ns()
         self._stop_programs(HURRIED_GRACE_S if settled else STOP_GRACE_S)
 
     def collect(self) -> None:
@@ -136,7 +137,8 @@ class LocalStack:
             if (self.data / name).exists():
                 shutil.move(self.data / name, evidence / name)
         shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
-        _write_lines(evidence / "processes.jsonl", self._own_records())
+        stopping = {"event": "stopping", "name": None, "pid": None, "t_ns": self._stopping_ns}
+        _write_lines(evidence / "processes.jsonl", [*self._own_records(), stopping])
         if self.shared.mail.file is not None:  # a mail server of the user's own cannot be asked
             _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
         if self.contender.journal:  # what does not know the contract has no tables of its own there
@@ -284,8 +286,9 @@ class LocalStack:
         try:
             with self._redis.connect() as client:
                 return broker.leftovers(client)
-        except redis.RedisError as error:
-            raise StackError(f"What is left in {self.broker} could not be read: {error}.") from error
+        except (redis.RedisError, ValueError, LookupError, TypeError, AttributeError) as error:
+            # All but the first for messages that are not JSON of Celery's protocol 2: another app may have them.
+            raise StackError(f"What is left in {self.broker} could not be read: {error!r}.") from error
 
 
 def _rows(database_url: str) -> list[dict[str, Any]]:

@@ -213,9 +213,9 @@ class Warden:
         if service.pid and now < service.kill_at:
             return
         self._signal_service(service, signal.SIGKILL)
-        left = self._family_of(service.name)
-        _kill(left)
-        if not service.pid and not left:
+        _kill(self._family_of(service.name))
+        recorded = service.name not in self.family.values()  # who has ended and was not yet waited for is still there
+        if not service.pid and recorded:
             for number in service.stop_requests:
                 self._say({"answer": number})
             service.stop_requests.clear()

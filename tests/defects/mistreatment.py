@@ -3,6 +3,7 @@
 `install` puts a defect between the app's endpoints or tasks and ``workload.journal``, so it comes before the app is
 imported. Environment: ``ACCOUNT`` is the folder of the account; ``DROPS_EVERY``, ``DOUBLES_EVERY`` and
 ``CLAIMS_EVERY`` say which tasks are acknowledged and never run, run twice, and journaled as run but not run;
+``WITHHOLDS_EVERY`` which are run and not journaled to their end.
 ``FORGETS=1`` keeps an account of what a killed process had taken and not done. ``FORGETS_FIRST=N`` makes the successor
 of a killed process forget the first N tasks that it is given (Celery's workers acknowledge them to the
 broker). What was begun and what was ended is written down in any case.
@@ -78,12 +79,18 @@ def _mistreating(journaled: Callable[..., Callable[..., Any]], forgets_until: in
 
         @wraps(run)
         async def coroutine(task_id: UUID, *args: Any, **then: Any) -> None:
+            if _withholds(job, task_id):
+                await job(*args, task_id=task_id)
+                return
             for _ in range(_executions(job, task_id, forgets_until)):
                 await run(task_id, *args, **then)
                 _append("ended", f"{task_id}\n")
 
         @wraps(run)
         def function(task_id: UUID, *args: Any, **then: Any) -> None:
+            if _withholds(job, task_id):
+                job(*args, task_id=task_id)
+                return
             for _ in range(_executions(job, task_id, forgets_until)):
                 run(task_id, *args, **then)
                 _append("ended", f"{task_id}\n")
@@ -91,6 +98,15 @@ def _mistreating(journaled: Callable[..., Callable[..., Any]], forgets_until: in
         return coroutine if inspect.iscoroutinefunction(job) else function
 
     return wrap
+
+
+def _withholds(job: Callable[..., Any], task_id: UUID) -> bool:
+    """Return whether the journal is not to hear of this task's end, after writing down that it is so."""
+    if not os.environ.get("WITHHOLDS_EVERY") or not _is_due("WITHHOLDS_EVERY", _append(f"{COUNTER}-withheld", ".")):
+        return False
+    _append("withheld", f"{task_id}\n")
+    journal.journal().write(task_id, job.__name__, "started")
+    return True
 
 
 def _executions(job: Callable[..., Any], task_id: UUID, forgets_until: int) -> int:

@@ -91,6 +91,8 @@ MUTANTS = {
     "a failed attempt is open": ("IN ('succeeded', 'failed', 'attempt_failed')", "IN ('succeeded', 'failed')"),
     "an earlier death explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns >= born_ns"),
     "the death of another process explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns <= died_ns"),
+    "an orderly end is a death": ("AND coalesce(status, 1) <> 0 AND coalesce(signal, 9) <> 15", ""),
+    "an end after the stop is a death": ("(signal = 9 OR t_ns <", "(true OR t_ns <"),
     "any process's death explains": ("ON deaths.pid = writers.pid AND", "ON"),
     "refused requests asked": ("outcome IN ('acknowledged', 'indeterminate') AS asked", "true AS asked"),
     "indeterminate requests did not ask": ("('acknowledged', 'indeterminate') AS", "('acknowledged') AS"),
@@ -152,7 +154,16 @@ def test_the_history_of_a_lost_task_shows_why(tmp_path: Path) -> None:
     ledger.settle(folder)
     task_id = next(iter(block.expected))
     told = "\n".join(ledger.history(folder, UUID(task_id)))
-    for fragment in ("POST /register", "acknowledged", "accepted", "started", "process 102", "ended", "is lost"):
+    for fragment in (
+        "POST /register",
+        "journal of celery-worker, process 102",
+        "acknowledged",
+        "accepted",
+        "started",
+        "process 102",
+        "ended",
+        "is lost",
+    ):
         assert fragment in told
     assert "/action" not in told
 

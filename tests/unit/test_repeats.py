@@ -1,6 +1,6 @@
 """Void blocks are measured again: at once, in their own round, and not for ever."""
 
-from datetime import UTC, datetime, timedelta
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ class Spoilt(Experiment):
     def __init__(self, directory: RunDir, valid: list[bool], void_repeats: int = 2, elapsed_s: float = 0) -> None:
         self.directory = directory
         self.run = empty_run(plan(["inline", "celery"], rounds=2, void_repeats=void_repeats))
-        self.run.started_at = datetime.now(UTC) - timedelta(seconds=elapsed_s)
+        self.began_at = time.monotonic() - elapsed_s
         self.verdicts = iter(valid)
         self.progress: Any = self
         self.measured: list[BlockRecord] = []
+        self.known_when_begun: list[int] = []
+        directory.write(self.run)
 
     def expect(self, planned_s: dict[int, float]) -> None:
         """Be told of a repeat."""
@@ -28,6 +30,7 @@ class Spoilt(Experiment):
         """Be a progress that shows nothing."""
 
     def _measure_block(self, block: BlockRecord) -> None:
+        self.known_when_begun.append(len(self.directory.read().blocks))
         block.state, block.valid = "finished", next(self.verdicts)
         self.measured.append(block)
 
@@ -39,6 +42,7 @@ def test_a_void_block_is_measured_again_at_once_in_its_round(tmp_path: Path) -> 
     assert repeat.repeat_of == void.number
     assert (repeat.round, repeat.contender, repeat.scenario) == (void.round, void.contender, void.scenario)
     assert len({block.folder for block in run.measured}) == 5
+    assert run.known_when_begun == [4, 4, 5, 5, 5], "a lab that resumes the run must know of the repeat"
     assert RunDir(tmp_path).read().blocks == run.measured
 
 

@@ -222,14 +222,16 @@ def test_a_fault_block_counts_for_fates_and_not_for_figures(tmp_path: Path) -> N
     assert any("`inline` with api-sigkill" in sentence for sentence in summary.sentences)
 
 
-def faulted(tmp_path: Path, injected_s: list[float], disturbed_s: list[float]) -> float | None:
-    """Return how long it took to be back to normal: requests every 0.1 s for 20 s, some of them refused."""
+def faulted(
+    tmp_path: Path, injected_s: list[float], disturbed_s: list[float], every_s: float = 0.1, done: bool = True
+) -> float | None:
+    """Return how long it took to be back to normal: a request every so often for 20 s, some of them refused."""
     block = Block("inline")
-    for number in range(200):
-        block.now_ns = 1_000 * MS + number * 100 * MS
-        wrong = any(abs(number / 10 - at) < 0.01 for at in disturbed_s)
+    for number in range(round(20 / every_s)):
+        block.now_ns = 1_000 * MS + round(number * every_s * 1000) * MS
+        wrong = any(abs(number * every_s - at) < 0.01 for at in disturbed_s)
         tasks = block.request("POST /action", "refused" if wrong else "acknowledged")
-        if not wrong:
+        if not wrong and done:
             block.run(tasks[0], "write_log")
     start_ns = block.requests[0]["intended_ns"] - 1
     block.faults = [
@@ -268,6 +270,16 @@ def test_back_to_normal_is_the_last_disturbed_request_before_a_quiet_second(
 ) -> None:
     """Counted from each injection, the median over them."""
     assert faulted(tmp_path, injected_s, disturbed_s) == pytest.approx(back_s, abs=0.02)
+
+
+def test_a_second_without_requests_is_not_normal(tmp_path: Path) -> None:
+    """At a low rate as at a high one."""
+    assert faulted(tmp_path, [5], [6, 7.5, 9, 10.5, 12, 13.5], every_s=1.5) == pytest.approx(8.5, abs=0.02)
+
+
+def test_what_was_not_normal_before_is_never_back(tmp_path: Path) -> None:
+    """No task is done, neither before the fault nor after it."""
+    assert faulted(tmp_path, [5], [], done=False) == math.inf
 
 
 def test_a_quick_run_gives_no_verdict(tmp_path: Path) -> None:
