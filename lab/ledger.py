@@ -154,15 +154,18 @@ def _quoted(path: Path) -> str:
 
 
 def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Tables ``events``: every line of every journal but the anchors; and ``writers``: which pid wrote which file.
+    """Tables ``events``: every line of every journal but the anchors; and ``writers``: what wrote which file.
 
     Millions of events: the file is an ENUM, a byte or two for each event instead of its whole name.
     """
     files = sorted((block / "evidence" / "journal").glob("*.jsonl"))
     columns = {"task_id": "VARCHAR", "job": "VARCHAR", "event": "VARCHAR", "t_ns": "BIGINT"}
-    db.execute("CREATE TABLE writers (file VARCHAR, pid BIGINT)")
+    db.execute("CREATE TABLE writers (file VARCHAR, origin VARCHAR, pid BIGINT)")
     for file in files:
-        db.execute("INSERT INTO writers VALUES ($file, $pid)", {"file": str(file), "pid": file.stem.rsplit("-", 2)[1]})
+        origin, pid, _ = file.stem.rsplit("-", 2)
+        db.execute(
+            "INSERT INTO writers VALUES ($file, $origin, $pid)", {"file": str(file), "origin": origin, "pid": pid}
+        )
     db.execute("CREATE TYPE journal_file AS ENUM (SELECT file FROM writers)")
     _read_lines(db, "journal", files, columns)
     db.execute(
@@ -175,11 +178,17 @@ def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
 
 
 def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Table ``deaths``: from when until when which process had a pid, as the supervisor recorded it."""
-    columns = {"event": "VARCHAR", "pid": "BIGINT", "started_ns": "BIGINT", "t_ns": "BIGINT"}
+    """Table ``deaths``: from when until when which process of which host had a pid, as was recorded outside of it.
+
+    With a container ended every process in it: there the pid is NULL. A host is NULL where it was not recorded.
+    """
+    columns = {"event": "VARCHAR", "kind": "VARCHAR", "hostname": "VARCHAR", "pid": "BIGINT", "inner_pid": "BIGINT"}
+    columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
     db.execute(
-        "CREATE TABLE deaths AS SELECT pid, coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
+        "CREATE TABLE deaths AS "
+        "SELECT CASE WHEN kind = 'container' THEN NULL ELSE coalesce(inner_pid, pid) END AS pid, hostname, "
+        "coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
         "FROM processes_lines WHERE event = 'ended'"
     )
 
@@ -242,7 +251,8 @@ def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
         ends AS (
             SELECT task_id, any_value(open) AS open, min(died_ns) AS died_ns
             FROM starts JOIN writers ON writers.file = starts.file::VARCHAR
-            JOIN deaths ON deaths.pid = writers.pid AND started_ns BETWEEN born_ns AND died_ns
+            JOIN deaths ON coalesce(deaths.pid = writers.pid, true) AND started_ns BETWEEN born_ns AND died_ns
+            AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)
             GROUP BY task_id, starts.file)
         SELECT task_id, sum(open) AS n_cut_off, min(died_ns) AS died_ns FROM ends GROUP BY task_id
         """

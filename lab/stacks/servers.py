@@ -153,7 +153,7 @@ def postgres(
     Raises StackError where it does not come up.
     """
     if url := os.environ.get("DATABASE_URL"):
-        return Postgres(name, url, _ask_own("DATABASE_URL", _postgres_version), supervisor, None)
+        return Postgres(name, url, _ask_own("DATABASE_URL", postgres_version), supervisor, None)
     directory.mkdir(parents=True, exist_ok=True)
     user = _unprivileged_user()
     home = _scratch_directory(supervisor, user)
@@ -173,7 +173,7 @@ def postgres(
         stop_signal=signal.SIGINT,  # its fast shutdown: SIGTERM would wait for clients to leave
     )
     url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-    return Postgres(name, url, wait_until_up([child], port, lambda: _postgres_version(url)), supervisor, child)
+    return Postgres(name, url, wait_until_up([child], port, lambda: postgres_version(url)), supervisor, child)
 
 
 def mail_sink(
@@ -274,7 +274,8 @@ def _redis_version(url: str) -> str:
     return f"Redis {info['redis_version']}"
 
 
-def _postgres_version(url: str) -> str:
+def postgres_version(url: str) -> str:
+    """Return the versions of PostgreSQL and pgvector. Raises psycopg.Error, or StackError where there is no pgvector."""
     with psycopg.connect(url, connect_timeout=2) as connection:
         row = connection.execute(
             "SELECT current_setting('server_version'), "
