@@ -77,6 +77,7 @@ def contender_override(
         "user": container_user(),
         "environment": contender.env | {"DATABASE_URL": address, "DATA_DIR": "/data"},
         "volumes": [f"{data}:/data"],
+        "depends_on": {},  # on health checks, which are off
         "healthcheck": {"disable": True},  # it would take CPU time from the contender; the lab asks from outside
     }
     services: dict[str, Override] = {
@@ -111,8 +112,9 @@ def shared_override(image: str, placement: Placement, mails: Path, port: int) ->
 
 
 def as_yaml(override: Override) -> str:
-    """Return an override as compose reads it; the lab's ports take the place of the file's instead of joining them."""
-    return json.dumps(override, indent=2).replace('"ports": [', '"ports": !override [')
+    """Return an override as compose reads it, in which ports and dependencies take the place of the file's own."""
+    text = json.dumps(override, indent=2)
+    return text.replace('"ports": [', '"ports": !override [').replace('"depends_on": {}', '"depends_on": !reset {}')
 
 
 def in_container(part: str) -> str:
@@ -297,7 +299,8 @@ class ComposeStack(LocalStack):
 
     def _own_records(self) -> list[dict[str, Any]]:
         assert self.watch is not None
-        return [*self.watch.records, *self.testbed.watch.records[self._first_shared :]]
+        shared = self.testbed.watch.records[self._first_shared :]  # of these the whole, not one server process for each
+        return [*self.watch.records, *(record for record in shared if record["kind"] == "container")]
 
     # what runs
 

@@ -56,7 +56,10 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, within_s: floa
 
 def _in_a_sentence(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "it does not say why")
+    telling = (
+        [line for line in lines if "rror" in line and not line.endswith("Error")] or lines or ["it does not say why"]
+    )
+    said = telling[-1].rpartition("Error response from daemon: ")[2]
     if taken := re.search(r"(\S+:\d+)\S* failed: port is already allocated|listen tcp4? (\S+): bind", said):
         return f"The port {taken[1] or taken[2]} is in use by another program."
     return f"The container engine refused: {said.rstrip('.')}."

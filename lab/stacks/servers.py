@@ -49,6 +49,10 @@ POSTGRES_SETTINGS = {
 }
 
 
+# In UTF-8 whatever the server's own databases are in: some images leave them without an encoding.
+CREATE = "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0"
+
+
 @dataclass(frozen=True)
 class Server:
     """A server that is up. ``child`` is None where it is one of the user's own."""
@@ -87,7 +91,7 @@ class Postgres(Server):
         """Create an empty database and return its URL. Raises StackError where there is one of that name."""
         try:
             with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                connection.execute(sql.SQL(CREATE).format(sql.Identifier(name)))
         except psycopg.Error as error:
             raise StackError(f"PostgreSQL would not create the database {name}: {_first_line(error)}.") from error
         return urlsplit(self.url)._replace(path=f"/{name}").geturl()
@@ -275,7 +279,7 @@ def _redis_version(url: str) -> str:
 
 
 def postgres_version(url: str) -> str:
-    """Return the versions of PostgreSQL and pgvector. Raises psycopg.Error, or StackError where there is no pgvector."""
+    """Return the versions of PostgreSQL and pgvector. Raises psycopg.Error; StackError without pgvector."""
     with psycopg.connect(url, connect_timeout=2) as connection:
         row = connection.execute(
             "SELECT current_setting('server_version'), "
