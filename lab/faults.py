@@ -140,7 +140,7 @@ FAULTS = {
             "the memory limit of the workers, or of the API where it does the work, is lowered below what they use",
             lambda stack: stack.workers or [stack.api],
             lambda stack, names: containers(stack).starve(names),
-            happened=lambda stack, before: has_ended(stack, before) and containers(stack).was_starved(before),
+            happened=lambda stack, before: containers(stack).was_starved(before),
             heal=lambda stack, names: containers(stack).feed(names),
             stacks=("compose",),
             part_s=8,

@@ -7,6 +7,7 @@ and a data directory of the block's own, and networks that can be cut one by one
 
 import json
 import os
+import re
 import secrets
 import signal
 import sys
@@ -16,8 +17,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import psutil
 
 from lab.contenders import fill
 from lab.environment import PROJECT
@@ -37,7 +36,8 @@ UP_WITHIN_S = 90.0
 POLL_S = 0.05
 # What the kernel cannot do with, whatever runs: it kills at once. Docker takes no limit below 6 MB.
 NO_MEMORY_BYTES = 6 * 1024**2
-# Where the engine cannot take away what is in use (cgroup v1), the limit is set just above it: the next page kills.
+# Where the kernel cannot take away what is in use (cgroup v1), the limit is set just above it, and a small process is
+# started inside that needs more.
 A_LITTLE_BYTES = 64 * 1024
 
 Override = dict[str, Any]
@@ -374,15 +374,23 @@ class ComposeStack(LocalStack):
         )
 
     def starve(self, names: Iterable[str]) -> list[int]:
-        """Lower the memory limit of containers below what they use, or as near to it as the kernel lets it be."""
+        """Lower the memory limit of containers below what they use, or as near to it as the kernel lets it be.
+
+        The kernel then kills what is largest in there: the main process, or one of a pool's.
+        """
         names = list(names)
         pids = list(self.instances(names).values())
+        self._starved_at = time.time_ns()
         self._limits = {name: engine.inspect(self._id(name))["HostConfig"]["Memory"] for name in names}
         for name in names:
             try:
                 self._limit(name, NO_MEMORY_BYTES)
-            except StackError:
-                self._limit_what_is_used(name)
+            except StackError as error:
+                if not (used := re.search(r"current usage: (\d+)", str(error))):
+                    raise
+                self._limit(name, int(used[1]) + A_LITTLE_BYTES)
+                with suppress(StackError):  # it is mostly killed with the container
+                    engine.docker("exec", self._id(name), "python", "-c", "bytearray(1 << 24)")
         return pids
 
     def feed(self, names: Iterable[str]) -> None:
@@ -391,20 +399,19 @@ class ComposeStack(LocalStack):
             self._limit(name, self._limits[name])
 
     def was_starved(self, before: Mapping[str, int]) -> bool:
-        """Return whether the main processes of before were ended for want of memory."""
+        """Return whether in each of these a process has ended and the engine says that memory was wanting."""
         records = [record for record in list(self._watch().records) if record["event"] == "ended"]
-        ended = {record["pid"] for record in records if record.get("oom_killed") or record.get("status") == 137}
-        return set(before.values()) <= ended
+        now_ns, now_wall_ns = time.monotonic_ns(), time.time_ns()
+        ended = {one["name"] for one in records if now_ns - one["t_ns"] < now_wall_ns - self._starved_at}
+        if not before.keys() <= ended:
+            return False
+        period = ["--since", f"{self._starved_at / 1e9:.3f}", "--until", f"{now_wall_ns / 1e9:.3f}"]
+        events = ["--filter", "event=oom", "--format", "{{.Actor.ID}}"]
+        starved = set(engine.docker("events", *period, *events).split())
+        return {self._id(name) for name in before} <= starved
 
     def _limit(self, name: str, size: int) -> None:
         engine.docker("update", "--memory", str(size), "--memory-swap", str(size), self._id(name))
-
-    def _limit_what_is_used(self, name: str) -> None:
-        for slack in range(1, 65):
-            used = sum(_rss_bytes(pid) for pid in self.instances([name]).values())
-            with suppress(StackError):
-                self._limit(name, used + slack * 16 * A_LITTLE_BYTES)
-                return
 
     def _docker(self, command: str, names: Iterable[str], *options: str) -> None:
         if self.watch:
@@ -420,10 +427,3 @@ class ComposeStack(LocalStack):
         if self.watch is None:
             raise StackError(f"{self.contender.name} is not up.")
         return self.watch
-
-
-def _rss_bytes(pid: int) -> int:
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return sum(one.memory_full_info().uss for one in [process, *process.children(recursive=True)])
-    return 0

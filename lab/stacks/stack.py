@@ -80,7 +80,7 @@ class ContainerStack(Stack, Protocol):
         """Give parts their memory limits back."""
 
     def was_starved(self, before: Mapping[str, int]) -> bool:
-        """Return whether the instances of before were ended for want of memory."""
+        """Return whether something in the instances of before was ended for want of memory."""
 
 
 class Testbed(Protocol):
