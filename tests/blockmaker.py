@@ -63,10 +63,28 @@ class Block:
         """Start one more process that runs tasks, for one that is about to die."""
         return self.process("celery-worker" if self.celery else "inline-api")
 
-    def dies(self, pid: int, started_ns: int | None = None) -> None:
-        """Record the death of a process, as its supervisor does; or of an older or newer one with its pid."""
+    def dies(self, pid: int, started_ns: int | None = None, host: str = "some-host") -> None:
+        """Record the death of a process, as its supervisor does; or of another with its pid: older, newer, elsewhere."""
         born_ns = self.started_ns[pid] if started_ns is None else started_ns
-        ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "signal": 9}
+        ended = {
+            "event": "ended",
+            "kind": "service",
+            "name": self.names[pid],
+            "pid": pid,
+            "signal": 9,
+            "hostname": host,
+        }
+        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
+
+    def container_dies(self, host: str = "some-host") -> None:
+        """Record the end of a container and of all that runs in it; its pid is one of the machine around it."""
+        ended = {"event": "ended", "kind": "container", "name": "x", "pid": 7, "inner_pid": None, "hostname": host}
+        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": 1, "status": 137})
+
+    def dies_in_a_container(self, pid: int) -> None:
+        """Record the death of one process in a container, as it is seen from outside."""
+        ended = {"event": "ended", "kind": "inside", "name": "x", "pid": 7, "inner_pid": pid, "hostname": "some-host"}
+        born_ns = self.started_ns[pid]
         self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
 
     def tick(self, ms: float = 1) -> int:
@@ -222,6 +240,31 @@ def done_without_a_word(block: Block, route: str) -> None:
     block.effect(task, job)
     block.dies(pid)
     block.expect(task, "done", "explained")
+    _all(block, later, "lost")
+
+
+@plant()
+def done_without_a_word_in_a_container(block: Block, route: str) -> None:
+    """A process of a container died by itself; the container goes on."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    block.dies_in_a_container(pid)
+    block.expect(task, "done", "explained")
+    _all(block, later, "lost")
+
+
+@plant()
+def effect_while_the_same_pid_died_elsewhere(block: Block, route: str) -> None:
+    """The death of another host's process with the same pid explains nothing, nor does that of another container."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    block.dies(pid, host="another-host")
+    block.container_dies("a-third-host")
+    block.expect(task, "done", "unexplained")
     _all(block, later, "lost")
 
 

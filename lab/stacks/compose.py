@@ -39,6 +39,7 @@ NO_MEMORY_BYTES = 6 * 1024**2
 # Where the kernel cannot take away what is in use (cgroup v1), the limit is set just above it, and a small process is
 # started inside that needs more.
 A_LITTLE_BYTES = 64 * 1024
+TRIES = 20
 
 Override = dict[str, Any]
 
@@ -383,15 +384,23 @@ class ComposeStack(LocalStack):
         self._starved_at = time.time_ns()
         self._limits = {name: engine.inspect(self._id(name))["HostConfig"]["Memory"] for name in names}
         for name in names:
+            self._starve(name)
+        return pids
+
+    def _starve(self, name: str) -> None:
+        size = NO_MEMORY_BYTES
+        for _ in range(TRIES):
             try:
-                self._limit(name, NO_MEMORY_BYTES)
+                self._limit(name, size)
             except StackError as error:
                 if not (used := re.search(r"current usage: (\d+)", str(error))):
                     raise
-                self._limit(name, int(used[1]) + A_LITTLE_BYTES)
-                with suppress(StackError):  # it is mostly killed with the container
-                    engine.docker("exec", self._id(name), "python", "-c", "bytearray(1 << 24)")
-        return pids
+                size = int(used[1]) + A_LITTLE_BYTES  # by now it may use more
+            else:
+                break
+        if size > NO_MEMORY_BYTES:
+            with suppress(StackError):  # it is mostly killed with the container
+                engine.docker("exec", self._id(name), "python", "-c", "bytearray(1 << 24)")
 
     def feed(self, names: Iterable[str]) -> None:
         """Give containers their memory limits back."""

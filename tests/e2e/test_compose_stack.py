@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from lab.environment import PROJECT
@@ -58,12 +59,8 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def fates(folder: Path) -> dict[str, int]:
-    import duckdb
-
-    rows = duckdb.execute(
-        "SELECT fate, count(*) FROM read_parquet($f) GROUP BY 1", {"f": str(folder / "tasks.parquet")}
-    )
-    return dict(rows.fetchall())
+    tasks = {"tasks": str(folder / "tasks.parquet")}
+    return dict(duckdb.execute("SELECT fate, count(*) FROM read_parquet($tasks) GROUP BY 1", tasks).fetchall())
 
 
 def unexplained(run: dict[str, Any]) -> list[str]:
@@ -82,7 +79,8 @@ def test_a_round_and_a_worker_kill_are_measured_and_accounted_for(tmp_path: Path
         assert counted["done"] > 0
         assert block["fault"] is not None or counted.get("lost", 0) == 0
     servers = run["environment"]["servers"]
-    assert "sha256:" in servers["image app"] and "sha256:" in servers["image redis"]
+    assert "sha256:" in servers["image app"]
+    assert "sha256:" in servers["image redis"]
     assert servers["limits of inline"].endswith("1536 MiB of memory")
     assert "POSTGRES_PASSWORD" not in json.dumps(run)
 

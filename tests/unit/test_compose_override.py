@@ -77,6 +77,6 @@ def test_faults_of_containers_are_refused_locally(fault: str) -> None:
 
 
 def test_a_fault_that_no_contender_can_have_is_refused() -> None:
-    with pytest.raises(UsageError, match="'broker-pause' can be done to none of the contenders .*: inline"):
+    with pytest.raises(UsageError, match=r"'broker-pause' can be done to none of the contenders .*: inline"):
         check_faults_apply(plan("local", "broker-pause", "inline"))
     check_faults_apply(plan("local", "broker-pause", "inline", "celery"))
