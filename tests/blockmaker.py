@@ -64,7 +64,7 @@ class Block:
         return self.process("celery-worker" if self.celery else "inline-api")
 
     def dies(self, pid: int, started_ns: int | None = None, host: str = "some-host") -> None:
-        """Record a process's death, as its supervisor does; or that of another with its pid: older, newer, elsewhere."""
+        """Record a process's death, as its supervisor does; or another's with its pid: older, newer, elsewhere."""
         born_ns = self.started_ns[pid] if started_ns is None else started_ns
         ended = {
             "event": "ended",

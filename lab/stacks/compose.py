@@ -241,7 +241,7 @@ class ComposeStack(LocalStack):
 
     def _give_servers(self, undo: ExitStack) -> dict[str, str]:
         if any(container.gone for container in self.testbed.watch.all.values()):
-            raise StackError("PostgreSQL or the mail sink is gone: somebody has removed the containers of this run.")
+            raise StackError("Containers of this run are gone: somebody has removed them (PostgreSQL, the mail sink).")
         self._first_shared = len(self.testbed.watch.records)
         make_folder(self.data)
         name = f"lab_{secrets.token_hex(6)}"
@@ -295,7 +295,7 @@ class ComposeStack(LocalStack):
         assert self.watch is not None
         gone = [name for name, container in self.watch.all.items() if container.gone]
         if gone:
-            raise StackError(f"{', '.join(gone)}: somebody has removed the container during the block.")
+            raise StackError(f"Containers of this run are gone: somebody has removed them ({', '.join(gone)}).")
         super().collect()
 
     def _own_records(self) -> list[dict[str, Any]]:

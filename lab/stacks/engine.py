@@ -62,6 +62,8 @@ def _in_a_sentence(stderr: str) -> str:
     said = telling[-1].rpartition("Error response from daemon: ")[2]
     if taken := re.search(r"(\S+:\d+)\S* failed: port is already allocated|listen tcp4? (\S+): bind", said):
         return f"The port {taken[1] or taken[2]} is in use by another program."
+    if "No such container" in said:
+        return "Containers of this run are gone: somebody has removed them."
     return f"The container engine refused: {said.rstrip('.')}."
 
 

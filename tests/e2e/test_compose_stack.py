@@ -134,7 +134,7 @@ def test_containers_that_somebody_removes_are_told_of(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == COULD_NOT_MEASURE
     assert "Traceback" not in said
-    assert "somebody has removed the container" in " ".join(said.split())
+    assert "Containers of this run are gone: somebody has removed them" in " ".join(said.split())
 
 
 def test_without_an_engine_it_says_so(tmp_path: Path) -> None:
