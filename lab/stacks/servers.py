@@ -280,7 +280,7 @@ def _redis_version(url: str) -> str:
 
 def postgres_version(url: str) -> str:
     """Return the versions of PostgreSQL and pgvector. Raises psycopg.Error; StackError without pgvector."""
-    with psycopg.connect(url, connect_timeout=2) as connection:
+    with psycopg.connect(url, connect_timeout=2, client_encoding="utf8") as connection:
         row = connection.execute(
             "SELECT current_setting('server_version'), "
             "(SELECT default_version FROM pg_available_extensions WHERE name = 'vector')"
