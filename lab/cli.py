@@ -48,6 +48,7 @@ class Stack(StrEnum):
     """Where the contenders run."""
 
     local = "local"
+    compose = "compose"
     running = "running"
 
 
@@ -58,7 +59,10 @@ Faults = Annotated[
 ]
 Rate = Annotated[float | None, typer.Option(min=0.1, max=10_000, help="Requests per second.")]
 StackOption = Annotated[
-    Stack, typer.Option(help="Where the contenders run: as processes of the lab's, or already, at their `url`.")
+    Stack,
+    typer.Option(
+        help="Where the contenders run: as processes of the lab's, in containers, or already, at their `url`."
+    ),
 ]
 ContendersFile = Annotated[
     Path, typer.Option("--contenders", help="The file that describes the contenders; its own are all run by default.")
@@ -121,6 +125,7 @@ def compare(
         may_load=i_may_load or [],
     )
     check_what_runs_already(plan)
+    check_faults_apply(plan)
     measure(plan, out, as_json)
 
 
@@ -154,6 +159,7 @@ def faults(
         fault_repeats=rounds,
         fault_duration_s=duration_s,
     )
+    check_faults_apply(plan)
     measure(plan, out, as_json)
 
 
@@ -240,9 +246,9 @@ def show_choices() -> None:
     for scenario in load_scenarios(SCENARIOS).values():
         table.add_row(scenario.name, f"{scenario.rate:g}", scenario.description)
     console.print(table)
-    table = Table("fault", "what is done", box=None, title="\nFaults", title_justify="left")
+    table = Table("fault", "what is done", "stacks; contenders", box=None, title="\nFaults", title_justify="left")
     for fault in FAULTS.values():
-        table.add_row(fault.name, fault.description)
+        table.add_row(fault.name, fault.description, fault.where)
     console.print(table)
 
 
@@ -271,6 +277,17 @@ def check_what_runs_already(plan: Plan) -> None:
         host = urlsplit(contender.url).hostname or ""
         if not is_loopback(host) and host not in plan.may_load:
             raise UsageError(f"'{contender.name}' is not on this machine; if you may load it, say --i-may-load {host}.")
+
+
+def check_faults_apply(plan: Plan) -> None:
+    """Raise UsageError for a fault that cannot be done to this stack, or to none of the contenders."""
+    for name in plan.faults if plan.stack != "running" else []:
+        fault = FAULTS[name]
+        if plan.stack not in fault.stacks:
+            raise UsageError(f"The fault '{name}' is for --stack {' or '.join(fault.stacks)}, not for {plan.stack}.")
+        if name not in DEFAULT_FAULTS and not any(fault.applies_to(contender) for contender in plan.contenders):
+            names = ", ".join(contender.name for contender in plan.contenders)
+            raise UsageError(f"The fault '{name}' can be done to none of the contenders that were asked for: {names}.")
 
 
 def is_loopback(host: str) -> bool:

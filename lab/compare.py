@@ -15,12 +15,17 @@ from lab.progress import Progress, duration
 from lab.report import terminal
 from lab.run import Experiment, plan_blocks, planned_seconds
 from lab.rundir import BlockRecord, Placement, Plan, RunDir, RunRecord
+from lab.stacks.compose import ComposeTestbed
 from lab.stacks.local import Servers
 from lab.stacks.running import RunningTestbed
 from lab.stacks.stack import Testbed
 from lab.stacks.supervisor import Supervisor
 
-TESTBEDS: dict[str, Callable[[Supervisor, Placement], Testbed]] = {"local": Servers, "running": RunningTestbed}
+TESTBEDS: dict[str, Callable[[Supervisor, Placement], Testbed]] = {
+    "local": Servers,
+    "compose": ComposeTestbed,
+    "running": RunningTestbed,
+}
 
 
 def run_plan(plan: Plan, out: Path, console: Console, as_json: bool) -> int:

@@ -12,15 +12,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import psutil
+from typing import Self, cast
 
 from lab.load import read_header
 from lab.rundir import ContenderRecord
-from lab.stacks.stack import Stack
+from lab.stacks.stack import ContainerStack, Stack
 
 DEPLOY_GRACE_S = 10.0
+BROKEN_FOR_S = 2.5
 CONFIRMED_WITHIN_S = 5.0
 HEALED_WITHIN_S = 30.0
 POLL_S = 0.02
@@ -43,9 +42,14 @@ def has_ended(stack: Stack, before: dict[str, int]) -> bool:
     return not before.items() & stack.instances(before).items()
 
 
-def stands_still(_stack: Stack, before: dict[str, int]) -> bool:
-    """Return whether the processes of before are stopped."""
-    return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in before.values())
+def stands_still(stack: Stack, before: dict[str, int]) -> bool:
+    """Return whether the instances of before are paused."""
+    return bool(before) and stack.stands_still(before)
+
+
+def is_cut(stack: Stack, before: dict[str, int]) -> bool:
+    """Return whether the instances of before are cut from the broker."""
+    return containers(stack).is_cut(before)
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,21 @@ class Fault:
     heal: Callable[[Stack, list[str]], None] | None = None
     on_for_s: float = 0
     needs_workers: bool = False
+    needs_broker: bool = False
+    stacks: tuple[str, ...] = ("local", "compose")
     part_s: float = 4
 
     def applies_to(self, contender: ContenderRecord) -> bool:
         """Return whether the contender has what the fault hits."""
-        return bool(contender.workers) or not self.needs_workers
+        return (bool(contender.workers) or not self.needs_workers) and (
+            contender.broker is not None or not self.needs_broker
+        )
+
+    @property
+    def where(self) -> str:
+        """In words, to which stacks and contenders it can be done."""
+        needed = "with workers" if self.needs_workers else "with a broker" if self.needs_broker else "all"
+        return f"{', '.join(self.stacks)}; {needed}"
 
 
 def kill(stack: Stack, names: list[str]) -> list[int]:
@@ -80,6 +94,11 @@ def kill(stack: Stack, names: list[str]) -> list[int]:
 def deploy(stack: Stack, names: list[str]) -> list[int]:
     """Replace everything that runs the app's code, with a grace period."""
     return stack.replace(names, DEPLOY_GRACE_S)
+
+
+def containers(stack: Stack) -> ContainerStack:
+    """Return a stack as one of containers, which it is wherever a fault is done that is for these alone."""
+    return cast(ContainerStack, stack)
 
 
 FAULTS = {
@@ -104,6 +123,52 @@ FAULTS = {
             on_for_s=2,
             needs_workers=True,
             part_s=6,
+        ),
+        Fault(
+            "broker-pause",
+            f"the broker stands still for {BROKEN_FOR_S:g} s",
+            lambda stack: [stack.broker] if stack.broker else [],
+            lambda stack, names: stack.pause(names),
+            happened=stands_still,
+            heal=lambda stack, names: stack.go_on(names),
+            on_for_s=BROKEN_FOR_S,
+            needs_broker=True,
+            part_s=7,
+        ),
+        Fault(
+            "memory-limit",
+            "the memory limit of the workers, or of the API where it does the work, is lowered below what they use",
+            lambda stack: stack.workers or [stack.api],
+            lambda stack, names: containers(stack).starve(names),
+            happened=lambda stack, before: containers(stack).was_starved(before),
+            heal=lambda stack, names: containers(stack).feed(names),
+            stacks=("compose",),
+            part_s=8,
+        ),
+        Fault(
+            "cut-worker-broker",
+            f"the network between workers and broker is cut for {BROKEN_FOR_S:g} s",
+            lambda stack: stack.workers,
+            lambda stack, names: containers(stack).cut_from_broker(names),
+            happened=is_cut,
+            heal=lambda stack, names: containers(stack).join_broker(names),
+            on_for_s=BROKEN_FOR_S,
+            needs_workers=True,
+            needs_broker=True,
+            stacks=("compose",),
+            part_s=8,
+        ),
+        Fault(
+            "cut-api-broker",
+            f"the network between API and broker is cut for {BROKEN_FOR_S:g} s",
+            lambda stack: [stack.api],
+            lambda stack, names: containers(stack).cut_from_broker(names),
+            happened=is_cut,
+            heal=lambda stack, names: containers(stack).join_broker(names),
+            on_for_s=BROKEN_FOR_S,
+            needs_broker=True,
+            stacks=("compose",),
+            part_s=8,
         ),
     ]
 }

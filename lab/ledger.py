@@ -154,15 +154,18 @@ def _quoted(path: Path) -> str:
 
 
 def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Tables ``events``: every line of every journal but the anchors; and ``writers``: which pid wrote which file.
+    """Tables ``events``: every line of every journal but the anchors; and ``writers``: what wrote which file.
 
     Millions of events: the file is an ENUM, a byte or two for each event instead of its whole name.
     """
     files = sorted((block / "evidence" / "journal").glob("*.jsonl"))
     columns = {"task_id": "VARCHAR", "job": "VARCHAR", "event": "VARCHAR", "t_ns": "BIGINT"}
-    db.execute("CREATE TABLE writers (file VARCHAR, pid BIGINT)")
+    db.execute("CREATE TABLE writers (file VARCHAR, origin VARCHAR, pid BIGINT)")
     for file in files:
-        db.execute("INSERT INTO writers VALUES ($file, $pid)", {"file": str(file), "pid": file.stem.rsplit("-", 2)[1]})
+        origin, pid, _ = file.stem.rsplit("-", 2)
+        db.execute(
+            "INSERT INTO writers VALUES ($file, $origin, $pid)", {"file": str(file), "origin": origin, "pid": pid}
+        )
     db.execute("CREATE TYPE journal_file AS ENUM (SELECT file FROM writers)")
     _read_lines(db, "journal", files, columns)
     db.execute(
@@ -175,18 +178,24 @@ def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
 
 
 def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Table ``deaths``: from when until when which process had a pid, of those that did not end in order.
+    """Table ``deaths``: from when until when which process of which host had a pid, of those that did not end in order.
 
     In order is: with status 0, by the SIGTERM that it was sent, or by whatever but SIGKILL after its stack was told to
-    stop. Of a process that another one had waited for it is not known how it ended.
+    """Table ``deaths``: from when until when which process of which host had a pid, of those not ended in order.
+    in it: there the pid is NULL. A host is NULL where it was not recorded.
     """
-    columns = {"event": "VARCHAR", "pid": "BIGINT", "started_ns": "BIGINT", "t_ns": "BIGINT"}
-    columns |= {"status": "BIGINT", "signal": "BIGINT"}
+    columns = {"event": "VARCHAR", "kind": "VARCHAR", "hostname": "VARCHAR", "pid": "BIGINT", "inner_pid": "BIGINT"}
+    columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT", "status": "BIGINT", "signal": "BIGINT"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
+    # A container's status is 128 and the signal that ended it.
     db.execute(
-        "CREATE TABLE deaths AS SELECT pid, coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
-        "FROM processes_lines WHERE event = 'ended' AND coalesce(status, 1) <> 0 AND coalesce(signal, 9) <> 15 AND "
-        "(signal = 9 OR t_ns < coalesce((SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping'), t_ns + 1))"
+        "CREATE TABLE deaths AS "
+        "SELECT CASE WHEN kind = 'container' THEN NULL ELSE coalesce(inner_pid, pid) END AS pid, hostname, "
+        "coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
+        "FROM processes_lines WHERE event = 'ended' "
+        "AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15 AND "
+        "(signal = 9 OR status = 137 "
+        "OR t_ns < coalesce((SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping'), t_ns + 1))"
     )
 
 
@@ -248,7 +257,8 @@ def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
         ends AS (
             SELECT task_id, any_value(open) AS open, min(died_ns) AS died_ns
             FROM starts JOIN writers ON writers.file = starts.file::VARCHAR
-            JOIN deaths ON deaths.pid = writers.pid AND started_ns BETWEEN born_ns AND died_ns
+            JOIN deaths ON coalesce(deaths.pid = writers.pid, true) AND started_ns BETWEEN born_ns AND died_ns
+            AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)
             GROUP BY task_id, starts.file)
         SELECT task_id, sum(open) AS n_cut_off, min(died_ns) AS died_ns FROM ends GROUP BY task_id
         """

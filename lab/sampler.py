@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -92,7 +92,8 @@ class Sampler:
     def _family(self) -> Iterator[tuple[int, str]]:
         """Yield pid and role of every process, and see to it that each is known."""
         roles = self.roles()
-        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for process in [*ours, *_others(roles.keys() - {process.pid for process in ours})]:
             known = self._known.get(process.pid)
             if known is None or known.process != process:
                 known = self._known[process.pid] = Known(process)
@@ -125,6 +126,14 @@ class Sampler:
         target = str(self.file).replace("'", "''")
         with duckdb.connect() as db:
             db.execute(f"COPY (SELECT {values}) TO '{target}' (FORMAT parquet)", columns)
+
+
+def _others(pids: Iterable[int]) -> Iterator[psutil.Process]:
+    """Yield processes that are not below the lab, those of containers, each before all below it."""
+    for pid in pids:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            yield from [process, *process.children(recursive=True)]
 
 
 def _pss_bytes(pid: int) -> int | None:

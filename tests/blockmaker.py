@@ -23,6 +23,7 @@ ROUTES = {
 }
 IDEMPOTENT = {"process_document", "log_conversation"}
 MS = 1_000_000
+HOST = "some-host"
 REQUEST_COLUMNS = {
     "seq": "BIGINT", "stream": "VARCHAR", "phase": "VARCHAR", "route": "VARCHAR", "request_id": "VARCHAR",
     "tasks": "INTEGER", "intended_ns": "BIGINT", "sent_ns": "BIGINT", "ended_ns": "BIGINT", "status": "INTEGER",
@@ -68,13 +69,32 @@ class Block:
         """Record the orderly end of a process amid the block: with a status, or by the signal that asked for it."""
         self.dead.add(pid)
         ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
-        self.lines["processes.jsonl"].append(ended | {"started_ns": self.started_ns[pid]} | how)
+        self.lines["processes.jsonl"].append(ended | {"started_ns": self.started_ns[pid], "hostname": HOST} | how)
 
-    def dies(self, pid: int, started_ns: int | None = None) -> None:
-        """Record the death of a process, as its supervisor does; or of an older or newer one with its pid."""
+    def dies(self, pid: int, started_ns: int | None = None, host: str = HOST) -> None:
+        """Record a process's death, as its supervisor does; or another's with its pid: older, newer, elsewhere."""
         born_ns = self.started_ns[pid] if started_ns is None else started_ns
-        self.dead |= {pid} if started_ns is None else set()
-        ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "signal": 9}
+        self.dead |= {pid} if started_ns is None and host == HOST else set()
+        ended = {
+            "event": "ended",
+            "kind": "service",
+            "name": self.names[pid],
+            "pid": pid,
+            "signal": 9,
+            "hostname": host,
+        }
+        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
+
+    def container_dies(self, host: str = HOST) -> None:
+        """Record the end of a container and of all that runs in it; its pid is one of the machine around it."""
+        ended = {"event": "ended", "kind": "container", "name": "x", "pid": 7, "inner_pid": None, "hostname": host}
+        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": 1, "status": 137})
+
+    def dies_in_a_container(self, pid: int) -> None:
+        """Record the death of one process in a container, as it is seen from outside."""
+        self.dead.add(pid)
+        ended = {"event": "ended", "kind": "inside", "name": "x", "pid": 7, "inner_pid": pid, "hostname": HOST}
+        born_ns = self.started_ns[pid]
         self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
 
     def tick(self, ms: float = 1) -> int:
@@ -138,7 +158,8 @@ class Block:
             ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
             # uvicorn ends by the signal that it was sent; how prefork's children ended, their parent knows.
             how: list[dict[str, Any]] = [{"status": 0}, {"signal": 15}, {}]
-            self.lines["processes.jsonl"].append(ended | {"started_ns": self.started_ns[pid]} | how[pid % 3])
+            known = {"started_ns": self.started_ns[pid], "hostname": HOST}
+            self.lines["processes.jsonl"].append(ended | known | how[pid % 3])
 
     def write(self, folder: Path) -> Path:
         """Write the files of the block and return its folder."""
@@ -240,6 +261,31 @@ def done_without_a_word(block: Block, route: str) -> None:
     block.effect(task, job)
     block.dies(pid)
     block.expect(task, "done", "explained")
+    _all(block, later, "lost")
+
+
+@plant()
+def done_without_a_word_in_a_container(block: Block, route: str) -> None:
+    """A process of a container died by itself; the container goes on."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    block.dies_in_a_container(pid)
+    block.expect(task, "done", "explained")
+    _all(block, later, "lost")
+
+
+@plant()
+def effect_while_the_same_pid_died_elsewhere(block: Block, route: str) -> None:
+    """The death of another host's process with the same pid explains nothing, nor does that of another container."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    block.dies(pid, host="another-host")
+    block.container_dies("a-third-host")
+    block.expect(task, "done", "unexplained")
     _all(block, later, "lost")
 
 

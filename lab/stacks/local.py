@@ -5,14 +5,16 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+import psutil
 import psycopg
 import redis
 from psycopg.rows import dict_row
@@ -38,6 +40,13 @@ DOCUMENTS = """
            (SELECT count(*) FROM chunks WHERE document_id = documents.id) AS chunks
     FROM documents
 """
+
+
+class Shared(Protocol):
+    """What a stack needs of the servers that all contenders of a run share."""
+
+    postgres: servers.Postgres
+    mail: servers.MailSink
 
 
 class Servers:
@@ -86,7 +95,7 @@ class LocalStack:
     """
 
     def __init__(
-        self, supervisor: Supervisor, contender: ContenderRecord, shared: Servers, folder: Path, placement: Placement
+        self, supervisor: Supervisor, contender: ContenderRecord, shared: Shared, folder: Path, placement: Placement
     ) -> None:
         self.supervisor = supervisor
         self.contender = contender
@@ -201,6 +210,10 @@ class LocalStack:
         """SIGSTOP processes with all that they have started; return the pids."""
         return self._signal(names, signal.SIGSTOP)
 
+    def stands_still(self, names: Iterable[str]) -> bool:
+        """Return whether the processes of these are stopped."""
+        return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in self.instances(names).values())
+
     def go_on(self, names: Iterable[str]) -> None:
         """SIGCONT what was paused."""
         self._signal(names, signal.SIGCONT)
@@ -276,9 +289,9 @@ class LocalStack:
 
     def _own_records(self) -> list[dict[str, Any]]:
         """Return the starts and ends since the stack's start; of the shared servers only their main processes'."""
-        own = {self.api, *self.workers, self.broker}
+        own, host = {self.api, *self.workers, self.broker}, {"hostname": socket.gethostname()}
         records = self.supervisor.records[self._first_record :]
-        return [record for record in records if record["name"] in own or record.get("kind") == "service"]
+        return [record | host for record in records if record["name"] in own or record.get("kind") == "service"]
 
     def _leftovers(self) -> dict[str, list[broker.Leftover]]:
         if self._redis is None:

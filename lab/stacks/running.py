@@ -100,6 +100,10 @@ class RunningStack:
         """Refuse."""
         raise self._not_ours(names)
 
+    def stands_still(self, names: Iterable[str]) -> bool:
+        """Refuse."""
+        raise self._not_ours(names)
+
     def go_on(self, names: Iterable[str]) -> None:
         """Refuse."""
         raise self._not_ours(names)

@@ -49,6 +49,10 @@ POSTGRES_SETTINGS = {
 }
 
 
+# In UTF-8 whatever the server's own databases are in: some images leave them without an encoding.
+CREATE = "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0"
+
+
 @dataclass(frozen=True)
 class Server:
     """A server that is up. ``child`` is None where it is one of the user's own."""
@@ -87,7 +91,7 @@ class Postgres(Server):
         """Create an empty database and return its URL. Raises StackError where there is one of that name."""
         try:
             with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                connection.execute(sql.SQL(CREATE).format(sql.Identifier(name)))
         except psycopg.Error as error:
             raise StackError(f"PostgreSQL would not create the database {name}: {_first_line(error)}.") from error
         return urlsplit(self.url)._replace(path=f"/{name}").geturl()
@@ -153,7 +157,7 @@ def postgres(
     Raises StackError where it does not come up.
     """
     if url := os.environ.get("DATABASE_URL"):
-        return Postgres(name, url, _ask_own("DATABASE_URL", _postgres_version), supervisor, None)
+        return Postgres(name, url, _ask_own("DATABASE_URL", postgres_version), supervisor, None)
     directory.mkdir(parents=True, exist_ok=True)
     user = _unprivileged_user()
     home = _scratch_directory(supervisor, user)
@@ -173,7 +177,7 @@ def postgres(
         stop_signal=signal.SIGINT,  # its fast shutdown: SIGTERM would wait for clients to leave
     )
     url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-    return Postgres(name, url, wait_until_up([child], port, lambda: _postgres_version(url)), supervisor, child)
+    return Postgres(name, url, wait_until_up([child], port, lambda: postgres_version(url)), supervisor, child)
 
 
 def mail_sink(
@@ -274,8 +278,9 @@ def _redis_version(url: str) -> str:
     return f"Redis {info['redis_version']}"
 
 
-def _postgres_version(url: str) -> str:
-    with psycopg.connect(url, connect_timeout=2) as connection:
+def postgres_version(url: str) -> str:
+    """Return the versions of PostgreSQL and pgvector. Raises psycopg.Error; StackError without pgvector."""
+    with psycopg.connect(url, connect_timeout=2, client_encoding="utf8") as connection:
         row = connection.execute(
             "SELECT current_setting('server_version'), "
             "(SELECT default_version FROM pg_available_extensions WHERE name = 'vector')"

@@ -1,6 +1,6 @@
 """What the lab asks of a stack, whatever runs it: child processes, containers, or somebody else."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -54,8 +54,33 @@ class Stack(Protocol):
     def pause(self, names: Iterable[str]) -> list[int]:
         """Stop parts from running, as SIGSTOP does, until `go_on`; return the pids."""
 
+    def stands_still(self, names: Iterable[str]) -> bool:
+        """Return whether parts are paused."""
+
     def go_on(self, names: Iterable[str]) -> None:
         """Let paused parts run again."""
+
+
+class ContainerStack(Stack, Protocol):
+    """What can be done only to a stack of containers."""
+
+    def cut_from_broker(self, names: Iterable[str]) -> list[int]:
+        """Take the network away on which parts reach the broker, and no other, until `join_broker`; return the pids."""
+
+    def join_broker(self, names: Iterable[str]) -> None:
+        """Give the network back that was taken away."""
+
+    def is_cut(self, names: Iterable[str]) -> bool:
+        """Return whether parts are not in the broker's network."""
+
+    def starve(self, names: Iterable[str]) -> list[int]:
+        """Lower the memory limit of parts below what they use, until `feed`; return the pids."""
+
+    def feed(self, names: Iterable[str]) -> None:
+        """Give parts their memory limits back."""
+
+    def was_starved(self, before: Mapping[str, int]) -> bool:
+        """Return whether something in the instances of before was ended for want of memory."""
 
 
 class Testbed(Protocol):

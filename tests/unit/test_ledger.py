@@ -91,9 +91,11 @@ MUTANTS = {
     "a failed attempt is open": ("IN ('succeeded', 'failed', 'attempt_failed')", "IN ('succeeded', 'failed')"),
     "an earlier death explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns >= born_ns"),
     "the death of another process explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns <= died_ns"),
-    "an orderly end is a death": ("AND coalesce(status, 1) <> 0 AND coalesce(signal, 9) <> 15", ""),
-    "an end after the stop is a death": ("(signal = 9 OR t_ns <", "(true OR t_ns <"),
-    "any process's death explains": ("ON deaths.pid = writers.pid AND", "ON"),
+    "an orderly end is a death": ("AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15", ""),
+    "an end after the stop is a death": ("(signal = 9 OR status = 137 ", "(true "),
+    "any process's death explains": ("ON coalesce(deaths.pid = writers.pid, true) AND", "ON"),
+    "a death on any host explains": ("ends_with(writers.origin, '-' || deaths.hostname)", "true"),
+    "pids in a container are those outside": ("coalesce(inner_pid, pid) END", "pid END"),
     "refused requests asked": ("outcome IN ('acknowledged', 'indeterminate') AS asked", "true AS asked"),
     "indeterminate requests did not ask": ("('acknowledged', 'indeterminate') AS", "('acknowledged') AS"),
     "ids are made otherwise": ("& 3) + 1", "& 1) + 1"),
@@ -118,6 +120,17 @@ def test_no_other_part_of_the_ledger_can_be_changed_unnoticed(mutant: str, museu
         assert found(folder, mutated.RULES, mutated.settle) != block.expected
     finally:
         del sys.modules[mutated.__name__]
+
+
+def test_the_end_of_a_container_explains_all_that_ran_in_it(tmp_path: Path) -> None:
+    block = Block("inline")
+    (task,) = block.request("POST /action")
+    pid = block.doomed()
+    block.event(task, "write_log", "started", pid)
+    block.effect(task, "write_log")
+    block.container_dies()
+    block.expect(task, "done", "explained")
+    assert found(block.write(tmp_path / "block")) == block.expected
 
 
 def test_an_effect_without_an_id_is_nobodys_and_unexplained(tmp_path: Path) -> None:

@@ -1,0 +1,438 @@
+"""The compose stack: one contender in fresh containers, from the repository's docker-compose.yml and an override.
+
+What users start is what is measured: the same services, image, limits and hardening. The override, which is made for
+each block, says only what differs: the contender's commands and settings, CPUs, ports of the lab's choosing, a database
+and a data directory of the block's own, and networks that can be cut one by one.
+"""
+
+import json
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from lab.contenders import fill
+from lab.environment import PROJECT
+from lab.errors import LabError
+from lab.rundir import ContenderRecord, Placement
+from lab.stacks import engine, servers
+from lab.stacks.containers import Containers
+from lab.stacks.local import GENERATOR, STOP_GRACE_S, LocalStack
+from lab.stacks.supervisor import StackError, Supervisor
+
+T = TypeVar("T")
+
+PORT = 8000
+SHARED = ["postgres", "mail"]
+IMAGES = {"app": "backgroundtasks-vs-celery", "redis": "redis:8", "postgres": "pgvector/pgvector:pg17"}
+UP_WITHIN_S = 90.0
+POLL_S = 0.05
+# What the kernel cannot do with, whatever runs: it kills at once. Docker takes no limit below 6 MB.
+NO_MEMORY_BYTES = 6 * 1024**2
+# Where the kernel cannot take away what is in use (cgroup v1), the limit is set just above it, and a small process is
+# started inside that needs more.
+A_LITTLE_BYTES = 64 * 1024
+TRIES = 20
+
+Override = dict[str, Any]
+
+
+def services_of(contender: ContenderRecord) -> dict[str, str]:
+    """Return the compose service of each part of a contender, by the part's name: API first, then workers, broker.
+
+    Raises LabError for what the compose file has no services for.
+    """
+    if contender.folder and Path(contender.folder) != PROJECT:
+        raise LabError(f"'{contender.name}' is not in the image: --stack compose runs the lab's own contenders.")
+    if len(contender.workers) > 1 or bool(contender.workers) != (contender.broker == "redis"):
+        raise LabError(f"'{contender.name}' needs other services than docker-compose.yml has: one worker and a Redis.")
+    names = ["api", "worker-1", "broker"] if contender.workers else ["api"]
+    services = ["celery", "worker", "redis"] if contender.workers else ["inline"]
+    return {f"{contender.name}-{name}": service for name, service in zip(names, services, strict=True)}
+
+
+def contender_override(
+    contender: ContenderRecord,
+    image: str,
+    placement: Placement,
+    database: str,
+    data: Path,
+    ports: Mapping[str, int],
+) -> Override:
+    """Return what a block changes in the compose file; ``ports`` are those on the host by service.
+
+    Passwords are not in it: compose takes them from the environment, as in the file.
+    """
+    api, *others = services_of(contender).values()
+    commands = dict(zip([api, *others[:1]], [contender.api, *contender.workers], strict=True))
+    address = f"postgresql://postgres:${{POSTGRES_PASSWORD}}@postgres:5432/{database}"
+    program = {
+        "image": image,
+        "user": container_user(),
+        "environment": contender.env | {"DATABASE_URL": address, "DATA_DIR": "/data"},
+        "volumes": [f"{data}:/data"],
+        "depends_on": {},  # on health checks, which are off
+        "healthcheck": {"disable": True},  # it would take CPU time from the contender; the lab asks from outside
+    }
+    services: dict[str, Override] = {
+        service: program | {"command": [in_container(part) for part in fill(command, PORT, len(placement.contender))]}
+        for service, command in commands.items()
+    }
+    services[api]["ports"] = [f"127.0.0.1:{ports[api]}:{PORT}"]
+    if others:
+        worker, broker = others
+        services[api]["networks"] = ["default", "api-broker"]
+        services[worker]["networks"] = ["default", "worker-broker"]
+        services[broker] = {
+            "networks": ["api-broker", "worker-broker"],
+            "ports": [f"127.0.0.1:{ports[broker]}:6379"],
+            "healthcheck": {"disable": True},
+        }
+    for service in services.values():
+        service |= cpuset(placement.contender, placement)
+    return {"services": services, "networks": {"api-broker": {}, "worker-broker": {}} if others else {}}
+
+
+def shared_override(image: str, placement: Placement, mails: Path, port: int) -> Override:
+    """Return what a run changes in the compose file for PostgreSQL and the mail sink."""
+    no_check = {"healthcheck": {"disable": True}} | cpuset(placement.generator, placement)
+    mail = {
+        "image": image,
+        "user": container_user(),
+        "command": ["python", "-m", "lab.stacks.mailsink", "1025", "/mails/mails.jsonl", "0.0.0.0"],  # noqa: S104
+        "volumes": [f"{mails}:/mails"],
+    }
+    return {"services": {"postgres": {"ports": [f"127.0.0.1:{port}:5432"]} | no_check, "mail": mail | no_check}}
+
+
+def as_yaml(override: Override) -> str:
+    """Return an override as compose reads it, in which ports and dependencies take the place of the file's own."""
+    text = json.dumps(override, indent=2)
+    return text.replace('"ports": [', '"ports": !override [').replace('"depends_on": {}', '"depends_on": !reset {}')
+
+
+def in_container(part: str) -> str:
+    """Return a part of a command as it must be in a container: its own Python, and reachable from outside.
+
+    Compose reads a single dollar as the beginning of a variable.
+    """
+    return {sys.executable: "python", "127.0.0.1": "0.0.0.0"}.get(part, part).replace("$", "$$")  # noqa: S104
+
+
+def cpuset(wanted: list[int], placement: Placement) -> Override:
+    """Return the setting that pins a service to CPUs; none where the system cannot pin."""
+    return {"cpuset": ",".join(map(str, wanted))} if placement.pinned else {}
+
+
+def container_user() -> str:
+    """Return the user of the programs: this one, so that both can handle the data; never root."""
+    return f"{os.getuid()}:{os.getgid()}" if os.getuid() else "1000:1000"
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder that the programs in the containers may write."""
+    path.mkdir(parents=True)
+    if not os.getuid():
+        os.chown(path, 1000, 1000)
+    return path
+
+
+class ComposeTestbed:
+    """Image, project, PostgreSQL and mail sink of a run. A context manager, as `lab.stacks.stack.Testbed` asks.
+
+    Raises StackError where the engine is not there, the image cannot be built, or a server does not come up.
+    """
+
+    def __init__(self, supervisor: Supervisor, placement: Placement) -> None:
+        self.supervisor = supervisor
+        self.placement = placement
+        self.versions: dict[str, str] = {}
+        self.postgres: servers.Postgres
+        self.mail: servers.MailSink
+        self.folder = supervisor.directory / "compose"
+
+    def __enter__(self) -> Self:
+        self.versions["engine"] = engine.check_engine()
+        passwords = {name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}
+        self.redis_password = passwords["REDIS_PASSWORD"]
+        self.project = engine.Project(f"lab-run-{secrets.token_hex(6)}", passwords, self.folder / "removal.log")
+        with ExitStack() as undo:
+            undo.enter_context(self.project)
+            self._get_images()
+            self._start_shared(passwords["POSTGRES_PASSWORD"])
+            undo.enter_context(self.watch)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def _get_images(self) -> None:
+        try:
+            self.project.compose("build", "--quiet", "inline", within_s=engine.BUILD_WITHIN_S)
+        except StackError as error:
+            raise StackError(f"The image of the apps could not be built. {error}") from error
+        for name, image in IMAGES.items():
+            id_, described = engine.image(image)
+            self.versions[f"image {name}"] = described
+            if name == "app":
+                self.image = id_  # by its id: whoever builds meanwhile does not change what is measured
+        limits = self.project.config()["services"]
+        for service in ("inline", "celery", "worker", "redis", *SHARED):
+            memory = int(limits[service].get("mem_limit", 0)) / 1024**2
+            where = self.placement.generator if service in SHARED else self.placement.contender
+            self.versions[f"limits of {service}"] = f"CPUs {', '.join(map(str, where))}; {memory:.0f} MiB of memory"
+
+    def _start_shared(self, password: str) -> None:
+        port, mails = servers.free_port(), make_folder(self.folder / "mails")
+        override = self.folder / "shared.yml"
+        override.write_text(as_yaml(shared_override(self.image, self.placement, mails, port)))
+        self.watch = Containers(self.project.up(SHARED, override))
+        url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+        version = wait_until_up("postgres", self.watch, lambda: servers.postgres_version(url))
+        self.postgres = servers.Postgres("postgres", url, version, self.supervisor, None)
+        file = mails / "mails.jsonl"
+        wait_until_up("mail", self.watch, file.stat)
+        self.mail = servers.MailSink("mail", "smtp://mail:1025", "aiosmtpd", self.supervisor, None, file)
+        self.versions |= {"postgres": version}
+
+    def stack(self, contender: ContenderRecord, folder: Path) -> "ComposeStack":
+        """Return a fresh stack of a contender, not yet up, that leaves its files in a block's folder."""
+        return ComposeStack(self, contender, folder)
+
+
+def wait_until_up(name: str, watch: Containers, ask: Callable[[], T]) -> T:
+    """Return what ``ask`` returns once it does not raise. Raises StackError where it takes too long, or ends."""
+    deadline = time.monotonic() + UP_WITHIN_S
+    while True:
+        try:
+            return ask()
+        except (StackError, *servers.AWAY) as error:
+            ends = [record for record in watch.records if record["event"] == "ended"]
+            if ends:
+                raise StackError(f"The container of {ends[0]['name']} ended before it was up.") from error
+            if time.monotonic() > deadline:
+                first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+                raise StackError(f"{name} was not up within {UP_WITHIN_S:g} s ({first}).") from error
+        time.sleep(POLL_S)
+
+
+class ComposeStack(LocalStack):
+    """A contender in containers of its own; what it leaves, and how that is collected, is as locally."""
+
+    def __init__(self, testbed: ComposeTestbed, contender: ContenderRecord, folder: Path) -> None:
+        super().__init__(testbed.supervisor, contender, testbed, folder, testbed.placement)
+        self.testbed = testbed
+        self.placement = testbed.placement
+        self.services = services_of(contender)
+        self.override = folder / "compose.yml"
+        self.watch: Containers | None = None
+
+    # starting
+
+    def _give_servers(self, undo: ExitStack) -> dict[str, str]:
+        if any(container.gone for container in self.testbed.watch.all.values()):
+            raise StackError("Containers of this run are gone: somebody has removed them (PostgreSQL, the mail sink).")
+        self._first_shared = len(self.testbed.watch.records)
+        make_folder(self.data)
+        name = f"lab_{secrets.token_hex(6)}"
+        self._database_url = self.testbed.postgres.create_database(name)
+        undo.callback(self._drop_database, name)
+        ports = {service: servers.free_port() for service in self.services.values() if service != "worker"}
+        self._port = ports[self.services[self.api]]
+        self.base_url = f"http://127.0.0.1:{self._port}"
+        override = contender_override(self.contender, self.testbed.image, self.placement, name, self.data, ports)
+        self.override.write_text(as_yaml(override))
+        if self.broker:
+            url = f"redis://:{self.testbed.redis_password}@127.0.0.1:{ports['redis']}/0"
+            self._redis = servers.Redis(self.broker, url, "", self.supervisor, None)
+        return {}
+
+    def _start(self, environment: dict[str, str], undo: ExitStack) -> None:
+        del environment
+        undo.callback(self._remove)
+        project, services = self.testbed.project, list(self.services.values())
+        ids = project.up(services, self.override)
+        self.watch = undo.enter_context(Containers({name: ids[service] for name, service in self.services.items()}))
+        wait_until_up(self.api, self.watch, self._check_health)
+
+    def _remove(self) -> None:
+        """Keep the logs of the containers, and remove them."""
+        (self.folder / "logs").mkdir(exist_ok=True)
+        for name, service in self.services.items():
+            log = self.folder / "logs" / f"{name.removeprefix(f'{self.contender.name}-')}.log"
+            with suppress(StackError):
+                log.write_text(self.testbed.project.compose("logs", "--no-log-prefix", service, override=self.override))
+        with suppress(StackError):  # what is left of them, the project's end removes
+            self.testbed.project.remove(list(self.services.values()), self.override)
+
+    # ending
+
+    def _stop_programs(self, grace_s: float) -> None:
+        self._docker("stop", [self.api, *self.workers], "--time", str(max(1, round(grace_s))))
+        if self.watch:
+            self._freeze()
+
+    def _freeze(self) -> None:
+        """Keep what ended, for the ledger, once nothing of API and workers runs."""
+        assert self.watch is not None
+        deadline = time.monotonic() + STOP_GRACE_S
+        while self.instances([self.api, *self.workers]) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        self.watch.finish()
+
+    def collect(self) -> None:
+        """Leave in ``evidence/`` what API and workers did. Raises StackError where a server or a container is gone."""
+        assert self.watch is not None
+        gone = [name for name, container in self.watch.all.items() if container.gone]
+        if gone:
+            raise StackError(f"Containers of this run are gone: somebody has removed them ({', '.join(gone)}).")
+        super().collect()
+
+    def _own_records(self) -> list[dict[str, Any]]:
+        assert self.watch is not None
+        shared = self.testbed.watch.records[self._first_shared :]  # of these the whole, not one server process for each
+        return [*self.watch.records, *(record for record in shared if record["kind"] == "container")]
+
+    # what runs
+
+    def roles(self) -> dict[int, str]:
+        """Return what the processes that run now are for, by pid: to be sampled with all below them."""
+        names = dict.fromkeys(self.workers, "worker") | {self.api: "api", self.broker: "broker"}
+        own = {os.getpid(): "lab", self.supervisor.pid: "supervisor"}
+        generator = self.supervisor.children.get(GENERATOR)
+        if generator and generator.poll() is None:
+            own[generator.pid] = "generator"
+        if self.watch:
+            own |= {pid: names[name] for name, pid in self.watch.pids()}
+        return own | {pid: name for name, pid in self.testbed.watch.pids()}
+
+    def instances(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the pid, on this machine, of the main process of each container that runs now."""
+        wanted = set(names)
+        return {name: pid for name, pid in self._watch().pids() if name in wanted}
+
+    # what faults are made of
+
+    def kill(self, names: Iterable[str]) -> list[int]:
+        """SIGKILL the main process from outside, and with it all in the container; the engine starts it again.
+
+        Not by `docker kill`, after which the engine leaves a container down.
+        """
+        pids = list(self.instances(names).values())
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return pids
+
+    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
+        """Stop containers with a grace period, as a deploy does, and start them again."""
+        names = list(names)
+        pids = list(self.instances(names).values())
+        self._docker("stop", names, "--time", str(round(grace_s)))
+        self._docker("start", names)
+        return pids
+
+    def pause(self, names: Iterable[str]) -> list[int]:
+        """Freeze containers; return the pids of their main processes."""
+        names = list(names)
+        self._docker("pause", names)
+        return list(self.instances(names).values())
+
+    def go_on(self, names: Iterable[str]) -> None:
+        """Let frozen containers run again."""
+        self._docker("unpause", names)
+
+    def stands_still(self, names: Iterable[str]) -> bool:
+        """Return whether the engine says that all of these are frozen."""
+        return all(engine.inspect(self._id(name))["State"]["Paused"] for name in names)
+
+    def cut_from_broker(self, names: Iterable[str]) -> list[int]:
+        """Take the network away on which a part reaches the broker, and no other; return the pids."""
+        names = list(names)
+        for name in names:
+            engine.docker("network", "disconnect", "--force", self._network(name), self._id(name))
+        return list(self.instances(names).values())
+
+    def join_broker(self, names: Iterable[str]) -> None:
+        """Give the network back that was taken away."""
+        for name in names:
+            engine.docker("network", "connect", "--alias", self.services[name], self._network(name), self._id(name))
+
+    def is_cut(self, names: Iterable[str]) -> bool:
+        """Return whether the engine says that these are not in the broker's network."""
+        return all(
+            self._network(name) not in engine.inspect(self._id(name))["NetworkSettings"]["Networks"] for name in names
+        )
+
+    def starve(self, names: Iterable[str]) -> list[int]:
+        """Lower the memory limit of containers below what they use, or as near to it as the kernel lets it be.
+
+        The kernel then kills what is largest in there: the main process, or one of a pool's.
+        """
+        names = list(names)
+        pids = list(self.instances(names).values())
+        self._starved_at = time.time_ns()
+        self._limits = {name: engine.inspect(self._id(name))["HostConfig"]["Memory"] for name in names}
+        for name in names:
+            self._starve(name)
+        return pids
+
+    def _starve(self, name: str) -> None:
+        size = NO_MEMORY_BYTES
+        for _ in range(TRIES):
+            try:
+                self._limit(name, size)
+            except StackError as error:
+                if not (used := re.search(r"current usage: (\d+)", str(error))):
+                    raise
+                size = int(used[1]) + A_LITTLE_BYTES  # by now it may use more
+            else:
+                break
+        if size > NO_MEMORY_BYTES:
+            with suppress(StackError):  # it is mostly killed with the container
+                engine.docker("exec", self._id(name), "python", "-c", "bytearray(1 << 24)")
+
+    def feed(self, names: Iterable[str]) -> None:
+        """Give containers their memory limits back."""
+        for name in names:
+            self._limit(name, self._limits[name])
+
+    def was_starved(self, before: Mapping[str, int]) -> bool:
+        """Return whether in each of these a process has ended and the engine says that memory was wanting."""
+        records = [record for record in list(self._watch().records) if record["event"] == "ended"]
+        now_ns, now_wall_ns = time.monotonic_ns(), time.time_ns()
+        ended = {one["name"] for one in records if now_ns - one["t_ns"] < now_wall_ns - self._starved_at}
+        if not before.keys() <= ended:
+            return False
+        period = ["--since", f"{self._starved_at / 1e9:.3f}", "--until", f"{now_wall_ns / 1e9:.3f}"]
+        events = ["--filter", "event=oom", "--format", "{{.Actor.ID}}"]
+        starved = set(engine.docker("events", *period, *events).split())
+        return {self._id(name) for name in before} <= starved
+
+    def _limit(self, name: str, size: int) -> None:
+        engine.docker("update", "--memory", str(size), "--memory-swap", str(size), self._id(name))
+
+    def _docker(self, command: str, names: Iterable[str], *options: str) -> None:
+        if self.watch:
+            engine.docker(command, *options, *(self._id(name) for name in names))
+
+    def _id(self, name: str) -> str:
+        return self._watch().all[name].id
+
+    def _network(self, name: str) -> str:
+        return f"{self.testbed.project.name}_{'api' if name == self.api else 'worker'}-broker"
+
+    def _watch(self) -> Containers:
+        if self.watch is None:
+            raise StackError(f"{self.contender.name} is not up.")
+        return self.watch

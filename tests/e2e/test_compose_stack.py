@@ -1,0 +1,150 @@
+"""`--stack compose` with a real engine: blocks in containers, the faults of containers, and nothing left behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from lab.environment import PROJECT
+from lab.errors import COULD_NOT_MEASURE
+from tests.support import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> None:
+    try:
+        found = subprocess.run(["docker", "version"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        found = False
+    if not found and os.environ.get("CI") == "true":
+        pytest.fail("no container engine on this machine")
+    if not found:
+        pytest.skip("no container engine on this machine")
+
+
+def command(*arguments: str, out: Path) -> list[str]:
+    return [sys.executable, "-m", "lab", *arguments, "--stack", "compose", "--out", str(out), "--rate", "10"]
+
+
+def lab(*arguments: str, out: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """Run the lab to its end; return what it said, and its run.json."""
+    done = subprocess.run(command(*arguments, out=out), capture_output=True, text=True, cwd=PROJECT, timeout=400)
+    (run,) = out.glob("*/run.json")
+    return done, json.loads(run.read_text())
+
+
+def projects() -> set[str]:
+    """Return the compose projects of runs that have a container, a network or a volume."""
+    text = ""
+    for kind in (["ps", "-a"], ["network", "ls"], ["volume", "ls"]):
+        text += subprocess.run(["docker", *kind, "--format", "{{.Labels}}"], capture_output=True, text=True).stdout
+    return set(re.findall(r"com\.docker\.compose\.project=(lab-run-\w+)", text))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = projects()
+    yield
+    assert until(lambda: projects() <= before, 30)
+
+
+def fates(folder: Path) -> dict[str, int]:
+    tasks = {"tasks": str(folder / "tasks.parquet")}
+    return dict(duckdb.execute("SELECT fate, count(*) FROM read_parquet($tasks) GROUP BY 1", tasks).fetchall())
+
+
+def unexplained(run: dict[str, Any]) -> list[str]:
+    return [why for block in run["blocks"] for why in block["why"] if "unexplained" in why or "did not happen" in why]
+
+
+def test_a_round_and_a_worker_kill_are_measured_and_accounted_for(tmp_path: Path) -> None:
+    done, run = lab("compare", "--rounds", "1", "--duration", "4", "--fault", "worker-kill", out=tmp_path)
+    assert "Traceback" not in done.stderr
+    planned = [block for block in run["blocks"] if block["repeat_of"] is None]
+    assert [block["state"] for block in planned] == ["finished"] * 5, done.stderr
+    assert unexplained(run) == []
+    folders = {block["folder"]: next(tmp_path.glob("*")) / block["folder"] for block in planned}
+    for block in planned:
+        counted = fates(folders[block["folder"]])
+        assert counted["done"] > 0
+        assert block["fault"] is not None or counted.get("lost", 0) == 0
+    servers = run["environment"]["servers"]
+    assert "sha256:" in servers["image app"]
+    assert "sha256:" in servers["image redis"]
+    assert servers["limits of inline"].endswith("1536 MiB of memory")
+    assert "POSTGRES_PASSWORD" not in json.dumps(run)
+
+
+def test_faults_of_containers_happen(tmp_path: Path) -> None:
+    names = ["memory-limit", "cut-worker-broker", "cut-api-broker", "broker-pause"]
+    asked = [part for name in names for part in ("--fault", name)]
+    done, run = lab("faults", "--contender", "celery", "--duration", "4", *asked, out=tmp_path)
+    planned = [block for block in run["blocks"] if block["repeat_of"] is None]
+    assert {block["fault"] for block in planned} == set(names)
+    for block in planned:
+        assert block["state"] == "finished", done.stderr
+        injected = json.loads((next(tmp_path.glob("*")) / block["folder"] / "faults.json").read_text())
+        assert injected
+        assert all(one["confirmed"] and one["healed_ns"] for one in injected), block["fault"]
+    assert unexplained(run) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_the_lab_is_interrupted(tmp_path: Path, signum: int) -> None:
+    arguments = command("compare", "--rounds", "1", "--duration", "60", "--contender", "celery", out=tmp_path)
+    with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            assert until(lambda: list(tmp_path.glob("*/blocks/*/requests.jsonl")), 120), "the load did not begin"
+            assert projects()
+            process.send_signal(signum)
+            process.wait(60)
+        finally:
+            process.kill()
+    assert process.returncode == (COULD_NOT_MEASURE if signum == signal.SIGINT else -signal.SIGKILL)
+    assert until(lambda: not projects(), 60)
+    (run,) = tmp_path.glob("*/run.json")
+    assert json.loads(run.read_text())["blocks"][0]["state"] == "planned"
+
+
+def test_containers_that_somebody_removes_are_told_of(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--duration", "4", "--contender", "inline", "--fault", "none"]
+    with subprocess.Popen(
+        command("compare", *options, out=tmp_path),
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert until(lambda: list(tmp_path.glob("*/blocks/*/requests.jsonl")), 120), "the load did not begin"
+            for project in projects():
+                subprocess.run(["docker", "compose", "-p", project, "down", "-t", "1"], capture_output=True, check=True)
+            said, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == COULD_NOT_MEASURE
+    assert "Traceback" not in said
+    assert "Containers of this run are gone: somebody has removed them" in " ".join(said.split())
+
+
+def test_without_an_engine_it_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("compare", "--rounds", "1", out=tmp_path),
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        env=os.environ | {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"},
+        timeout=60,
+    )
+    assert done.returncode == COULD_NOT_MEASURE
+    assert done.stderr.splitlines()[-1] == "lab: No container engine answers; start it, and see `docker version`."

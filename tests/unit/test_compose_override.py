@@ -1,0 +1,82 @@
+"""What the lab changes in docker-compose.yml for a block, and which faults it refuses for which stack."""
+
+from pathlib import Path
+
+import pytest
+
+from lab.cli import check_faults_apply
+from lab.contenders import load_contenders
+from lab.environment import PROJECT
+from lab.errors import LabError, UsageError
+from lab.rundir import Placement, Plan
+from lab.stacks.compose import as_yaml, contender_override, services_of
+
+CONTENDERS = load_contenders(PROJECT / "contenders.toml")
+PLACEMENT = Placement(contender=[2, 3], generator=[0, 1], pinned=True)
+
+
+def override_of(name: str) -> dict[str, dict[str, dict[str, object]]]:
+    ports = {"inline": 20_001, "celery": 20_002, "redis": 20_003}
+    return contender_override(CONTENDERS[name], "sha256:0", PLACEMENT, "lab_1", Path("/data-of-block"), ports)
+
+
+def test_a_contender_gets_its_own_commands_cpus_and_data() -> None:
+    services = override_of("celery-threads")["services"]
+    assert set(services) == {"celery", "worker", "redis"}
+    assert {service["cpuset"] for service in services.values()} == {"2,3"}
+    assert services["worker"]["command"] == [
+        *["python", "-m", "celery", "-A", "celery_app.worker", "worker"],
+        *["--pool", "threads", "--concurrency", "40"],
+    ]
+    assert services["celery"]["volumes"] == services["worker"]["volumes"] == ["/data-of-block:/data"]
+
+
+def test_prefork_gets_as_many_processes_as_the_contender_has_cpus() -> None:
+    command = override_of("celery")["services"]["worker"]["command"]
+    assert isinstance(command, list)
+    assert command[-2:] == ["--concurrency", "2"]
+
+
+def test_ports_are_on_loopback_and_take_the_place_of_the_files_own() -> None:
+    override = override_of("inline")
+    assert override["services"]["inline"]["ports"] == ["127.0.0.1:20001:8000"]
+    assert '"ports": !override [' in as_yaml(override)
+
+
+def test_no_password_is_in_an_override() -> None:
+    assert "${POSTGRES_PASSWORD}" in as_yaml(override_of("celery"))
+
+
+def test_api_and_worker_reach_the_broker_on_networks_that_can_be_cut_one_by_one() -> None:
+    services = override_of("celery")["services"]
+    assert services["celery"]["networks"] == ["default", "api-broker"]
+    assert services["worker"]["networks"] == ["default", "worker-broker"]
+    assert services["redis"]["networks"] == ["api-broker", "worker-broker"]
+
+
+def test_what_is_not_in_the_image_is_refused() -> None:
+    own = CONTENDERS["inline"].model_copy(update={"folder": "/somewhere"})
+    with pytest.raises(LabError, match="'inline' is not in the image"):
+        services_of(own)
+
+
+def plan(stack: str, fault: str, *contenders: str) -> Plan:
+    return Plan.model_validate(
+        {
+            **{"command": "faults", "seed": 1, "rounds": 0, "quick": False, "horizon_s": 1, "scenarios": []},
+            **{"stack": stack, "faults": [fault], "contenders": [CONTENDERS[name] for name in contenders]},
+        }
+    )
+
+
+@pytest.mark.parametrize("fault", ["memory-limit", "cut-worker-broker", "cut-api-broker"])
+def test_faults_of_containers_are_refused_locally(fault: str) -> None:
+    with pytest.raises(UsageError, match=f"The fault '{fault}' is for --stack compose, not for local."):
+        check_faults_apply(plan("local", fault, "celery"))
+    check_faults_apply(plan("compose", fault, "celery"))
+
+
+def test_a_fault_that_no_contender_can_have_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'broker-pause' can be done to none of the contenders .*: inline"):
+        check_faults_apply(plan("local", "broker-pause", "inline"))
+    check_faults_apply(plan("local", "broker-pause", "inline", "celery"))
