@@ -181,7 +181,7 @@ def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
     """Table ``deaths``: from when until when which process of which host had a pid, of those that did not end in order.
 
     In order is: with status 0, by the SIGTERM that it was sent, or by whatever but SIGKILL after its stack was told to
-    """Table ``deaths``: from when until when which process of which host had a pid, of those not ended in order.
+    stop. Of a process that another one waited for it is not known how it ended. With a container ended every process
     in it: there the pid is NULL. A host is NULL where it was not recorded.
     """
     columns = {"event": "VARCHAR", "kind": "VARCHAR", "hostname": "VARCHAR", "pid": "BIGINT", "inner_pid": "BIGINT"}
