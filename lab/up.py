@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lab import environment
+from lab.control import Control, ControlServer
 from lab.environment import PROJECT
 from lab.errors import LabError
 from lab.interrupt import Interrupt
@@ -17,6 +18,9 @@ from lab.rundir import ContenderRecord, RunDir
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.servers import wait_until_up
 from lab.stacks.supervisor import StackError, Supervisor
+
+# A fault is waited for before its stack is ended: a second or two, unless what it hits does not come up again.
+FAULT_OVER_WITHIN_S = 5.0
 
 
 def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, console: Console) -> None:
@@ -35,7 +39,11 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
             running.enter_context(LocalStack(supervisor, contender, servers, folder / contender.name, placement))
             for contender in contenders
         ]
-        _start_web_ui(supervisor, stacks[0], web_port, folder)
+        samples = folder / "samples.jsonl"
+        control = Control(stacks, samples)
+        running.callback(control.wait, FAULT_OVER_WITHIN_S)
+        server = running.enter_context(ControlServer(control))
+        _start_web_ui(supervisor, stacks, web_port, folder, samples, server.environment)
         for stack in stacks:
             console.print(f"{stack.contender.name}: {stack.base_url}/docs", highlight=False)
         console.print(f"Locust web UI: http://127.0.0.1:{web_port} (its Host field says which app is loaded)")
@@ -47,13 +55,17 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
         console.print("Ending what was started.")
 
 
-def _start_web_ui(supervisor: Supervisor, stack: LocalStack, port: int, folder: Path) -> None:
+def _start_web_ui(
+    supervisor: Supervisor, stacks: list[LocalStack], port: int, folder: Path, samples: Path, control: dict[str, str]
+) -> None:
     """Start Locust's web UI. Raises StackError where the port is taken or it does not come up."""
     locustfile = str(PROJECT / "loadtests" / "locustfile.py")
-    command = [sys.executable, "-m", "locust", "-f", locustfile, "--host", stack.base_url]
-    command += ["--web-host", "127.0.0.1", "--web-port", str(port)]
+    command = [sys.executable, "-m", "locust", "-f", locustfile, "--host", stacks[0].base_url]
+    command += ["--web-host", "127.0.0.1", "--web-port", str(port), "--samples", str(samples)]
+    names = ",".join(f"{stack.contender.name}={stack.base_url}" for stack in stacks)
+    environment = control | {"LOCUST_CONTENDERS": names}
     locust = supervisor.start(
-        "locust", command, {}, cwd=PROJECT, cpus=stack.generator_cpus, log=folder / "logs" / "locust.log"
+        "locust", command, environment, cwd=PROJECT, cpus=stacks[0].generator_cpus, log=folder / "logs" / "locust.log"
     )
     wait_until_up([locust], port, lambda: _connect(port))
 

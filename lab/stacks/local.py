@@ -153,6 +153,16 @@ class LocalStack:
         except redis.RedisError:
             return False
 
+    def backlog(self) -> int | None:
+        """Return how many messages wait in the queue; None where there is no queue, or its broker does not answer."""
+        if self._redis is None:
+            return None
+        try:
+            with self._redis.connect() as client:
+                return broker.waiting(client)
+        except redis.RedisError:
+            return None
+
     def is_ready(self) -> bool:
         """Return whether the API says that all it needs is up."""
         try:
