@@ -1,0 +1,110 @@
+"""The page "Comparison" in Locust's web UI: what is seen of each contender, side by side, while the load runs.
+
+The page holds no state of its own: it asks once a second, so that any number of browsers show the same. Where `lab up`
+is behind it, the lab's control API adds what became of the tasks, and does faults; its token stays in this process.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from flask import Blueprint, Response, jsonify, request
+from locust.web import WebUI
+
+STATIC = Path(__file__).parent / "static"
+CONTROL_WITHIN_S = 5
+LINK = """
+<a href="./comparison" style="position:fixed;right:16px;bottom:16px;z-index:2000;padding:10px 16px;border-radius:6px;
+background:#15803d;color:#fff;font:600 14px Roboto,system-ui,sans-serif;text-decoration:none">Comparison</a>
+"""
+
+
+class LabControl:
+    """The control API of `lab up`, as a client. Where the environment names none, there is none."""
+
+    def __init__(self) -> None:
+        self._url = os.environ.get("LAB_CONTROL_URL")
+        # Taken out, so that nothing that Locust starts or shows has it.
+        self._token = os.environ.pop("LAB_CONTROL_TOKEN", "")
+
+    @property
+    def exists(self) -> bool:
+        """Return whether a lab is behind this web UI."""
+        return self._url is not None
+
+    def ask(self, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        """Return status and JSON of an answer: 503 and a message where the lab does not answer."""
+        asked = Request(
+            f"{self._url}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"X-Lab-Token": self._token, "Content-Type": "application/json"},
+        )
+        try:
+            with urlopen(asked, timeout=CONTROL_WITHIN_S) as answer:
+                return answer.status, json.load(answer)
+        except HTTPError as error:
+            return error.code, json.load(error)
+        except (URLError, OSError, ValueError):
+            return HTTPStatus.SERVICE_UNAVAILABLE, {"message": "The lab behind this page does not answer."}
+
+
+def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
+    """Add the page at ``/comparison``, behind the same login as all else, and a link to it on Locust's own page.
+
+    ``snapshot`` returns what is shown, in the shape of docs/web-ui.md.
+    """
+    lab = LabControl()
+    pages = Blueprint("comparison", __name__)
+    protected = web_ui.auth_required_if_enabled
+
+    @pages.route("/comparison")
+    @protected
+    def page() -> Response:
+        return _static("comparison.html", "text/html")
+
+    @pages.route("/comparison/comparison.js")
+    @protected
+    def script() -> Response:
+        return _static("comparison.js", "text/javascript")
+
+    @pages.route("/comparison/comparison.css")
+    @protected
+    def styles() -> Response:
+        return _static("comparison.css", "text/css")
+
+    @pages.route("/comparison/state")
+    @protected
+    def state() -> Response:
+        status, said = lab.ask("/state") if lab.exists else (HTTPStatus.OK, None)
+        lost = status != HTTPStatus.OK
+        answer = jsonify({"load": snapshot(), "lab": None if lost else said, "lab_lost": lost})
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+    @pages.route("/comparison/fault", methods=["POST"])
+    @protected
+    def fault() -> tuple[Response, int]:
+        if not lab.exists:
+            return jsonify({"message": "No lab is behind this page: there is nothing to do faults to."}), 404
+        if not request.is_json:  # which no form of another site can send
+            return jsonify({"message": "Expected JSON."}), 415
+        status, said = lab.ask("/fault", request.get_json(silent=True) or {})
+        return jsonify(said), status
+
+    def add_link(answer: Response) -> Response:
+        """Put the link on Locust's own page, whose tabs can hold tables but no charts."""
+        if request.endpoint == "index" and answer.status_code == HTTPStatus.OK:
+            answer.set_data(answer.get_data(as_text=True).replace("</body>", f"{LINK}</body>"))
+        return answer
+
+    web_ui.app.after_request(add_link)
+    web_ui.app.register_blueprint(pages)
+
+
+def _static(name: str, kind: str) -> Response:
+    return Response((STATIC / name).read_text(encoding="utf-8"), mimetype=kind)
