@@ -18,6 +18,7 @@ from locust.web import WebUI
 
 STATIC = Path(__file__).parent / "static"
 CONTROL_WITHIN_S = 5
+View = Callable[[], Any]
 LINK = """
 <a href="./comparison" style="position:fixed;right:16px;bottom:16px;z-index:2000;padding:10px 16px;border-radius:6px;
 background:#15803d;color:#fff;font:600 14px Roboto,system-ui,sans-serif;text-decoration:none">Comparison</a>
@@ -39,13 +40,13 @@ class LabControl:
 
     def ask(self, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
         """Return status and JSON of an answer: 503 and a message where the lab does not answer."""
-        asked = Request(
+        asked = Request(  # noqa: S310 - the lab's own address
             f"{self._url}{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"X-Lab-Token": self._token, "Content-Type": "application/json"},
         )
         try:
-            with urlopen(asked, timeout=CONTROL_WITHIN_S) as answer:
+            with urlopen(asked, timeout=CONTROL_WITHIN_S) as answer:  # noqa: S310
                 return answer.status, json.load(answer)
         except HTTPError as error:
             return error.code, json.load(error)
@@ -60,7 +61,7 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
     """
     lab = LabControl()
     pages = Blueprint("comparison", __name__)
-    protected = web_ui.auth_required_if_enabled
+    protected: Callable[[View], View] = web_ui.auth_required_if_enabled
 
     @pages.route("/comparison")
     @protected
@@ -102,6 +103,7 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
             answer.set_data(answer.get_data(as_text=True).replace("</body>", f"{LINK}</body>"))
         return answer
 
+    assert web_ui.app is not None
     web_ui.app.after_request(add_link)
     web_ui.app.register_blueprint(pages)
 

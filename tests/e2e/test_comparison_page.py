@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from lab.contenders import load_contenders
 from lab.control import Control, ControlServer
@@ -35,7 +35,7 @@ def snapshot(state: str = "running", seconds: int = 60, **changes: Any) -> dict[
     """Return what the live figures say of a load of two contenders."""
 
     def contender(factor: float) -> dict[str, Any]:
-        figures = {name: 10.0 * factor for name in TIMES} | dict.fromkeys(COUNTS, 20 * seconds) if seconds else (
+        figures = dict.fromkeys(TIMES, 10.0 * factor) | dict.fromkeys(COUNTS, 20 * seconds) if seconds else (
             dict.fromkeys(TIMES, None) | dict.fromkeys(COUNTS, 0)
         )  # fmt: skip
         wave = [factor * (8 + (second * 7) % 5) for second in range(seconds)]
@@ -103,6 +103,11 @@ def page(browser: Browser) -> Iterator[Page]:
     with browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light") as context:
         page = context.new_page()
         errors: list[str] = []
+
+        def note_if_foreign(asked: Request) -> None:
+            if not asked.url.startswith(("http://127.0.0.1:", "data:")):
+                errors.append(asked.url)
+
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "request", lambda asked: asked.url.startswith(("http://127.0.0.1:", "data:")) or errors.append(asked.url)
