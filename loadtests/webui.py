@@ -99,7 +99,7 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
 
     def add_link(answer: Response) -> Response:
         """Put the link on Locust's own page, whose tabs can hold tables but no charts."""
-        if request.endpoint == "index" and answer.status_code == HTTPStatus.OK:
+        if request.endpoint == "locust.index" and answer.status_code == HTTPStatus.OK:
             answer.set_data(answer.get_data(as_text=True).replace("</body>", f"{LINK}</body>"))
         return answer
 

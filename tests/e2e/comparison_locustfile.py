@@ -25,6 +25,8 @@ class Idle(User):
 def _init(environment: Environment, web_ui: WebUI, **_: Any) -> None:
     add_page(web_ui, lambda: json.loads(Path(os.environ["SNAPSHOT"]).read_text()))
     if environment.parsed_options is not None and environment.parsed_options.web_login:
+        assert web_ui.app is not None
+        web_ui.app.secret_key = "for the test"
         web_ui.auth_args = {"username_password_callback": "/nowhere"}
 
         @web_ui.login_manager.user_loader  # type: ignore[untyped-decorator]

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Error, Page, Request, expect
 
 from lab.contenders import load_contenders
 from lab.control import Control, ControlServer
@@ -104,11 +104,14 @@ def page(browser: Browser) -> Iterator[Page]:
         page = context.new_page()
         errors: list[str] = []
 
+        def note_error(error: Error) -> None:
+            errors.append(str(error))
+
         def note_if_foreign(asked: Request) -> None:
             if not asked.url.startswith(("http://127.0.0.1:", "data:")):
                 errors.append(asked.url)
 
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("pageerror", note_error)
         page.on(
             "request", lambda asked: asked.url.startswith(("http://127.0.0.1:", "data:")) or errors.append(asked.url)
         )
