@@ -112,9 +112,7 @@ def page(browser: Browser) -> Iterator[Page]:
                 errors.append(asked.url)
 
         page.on("pageerror", note_error)
-        page.on(
-            "request", lambda asked: asked.url.startswith(("http://127.0.0.1:", "data:")) or errors.append(asked.url)
-        )
+        page.on("request", note_if_foreign)
         yield page
         assert not errors
 
