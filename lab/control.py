@@ -7,7 +7,7 @@ import hmac
 import json
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -148,11 +148,6 @@ class Control:
         thread = threading.Thread(target=self._inject, args=(asked, stack), name=f"fault-{contender}", daemon=True)
         self._threads.append(thread)
         thread.start()
-
-    def records(self, contender: str) -> list[dict[str, Any]]:
-        """Return the faults done to a contender under the load of now, or the last, as ``faults.json`` has them."""
-        with self._lock:
-            return [asdict(a.injection) for a in self._faults if a.contender == contender and a.injection is not None]
 
     def wait(self, within_s: float) -> None:
         """Wait for faults that are not over, so that none is done to a stack that is being ended."""
