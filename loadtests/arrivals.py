@@ -57,11 +57,16 @@ def schedule(kind: ArrivalKind, rate_per_s: float, span_s: float, bystanders_per
     load = (
         poisson(Random(f"{seed}/arrivals"), rate_per_s, span_s) if kind == "poisson" else constant(rate_per_s, span_s)
     )
-    streams = [(Arrival(at_ns, "load") for at_ns in load)]
-    if bystanders_per_s > 0:
-        streams.append(Arrival(at_ns, "loop") for at_ns in constant(bystanders_per_s, span_s, phase=0.23))
-        streams.append(Arrival(at_ns, "thread") for at_ns in constant(bystanders_per_s, span_s, phase=0.73))
-    return list(heapq.merge(*streams))
+    return list(heapq.merge((Arrival(at_ns, "load") for at_ns in load), bystanders(bystanders_per_s, span_s)))
+
+
+def bystanders(rate_per_s: float, span_s: float = math.inf) -> Iterator[Arrival]:
+    """Return the arrivals of both bystander streams in order; none at a rate of 0."""
+    if rate_per_s <= 0:
+        return iter(())
+    loop = (Arrival(at_ns, "loop") for at_ns in constant(rate_per_s, span_s, phase=0.23))
+    thread = (Arrival(at_ns, "thread") for at_ns in constant(rate_per_s, span_s, phase=0.73))
+    return heapq.merge(loop, thread)
 
 
 def wait_until(t_ns: int) -> None:

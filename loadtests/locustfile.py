@@ -18,13 +18,15 @@ from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import CatchResponseError
+from locust.runners import MasterRunner
 from locust.web import WebUI
 
 from loadtests.arrivals import NS_PER_S, gap_s, wait_until
+from loadtests.live import UNNAMED, Live
 from loadtests.options import COMMAND_LINE_ONLY, add_arguments, check_mode, read_options
 from loadtests.recorder import Sample
-from loadtests.run import LoadRun
-from loadtests.target import UsageError, permitted_target
+from loadtests.run import LoadRun, permitted_to
+from loadtests.target import UsageError
 from loadtests.users import scenario
 
 log = logging.getLogger("loadtests")
@@ -53,15 +55,20 @@ class OneArrivalPerSecond(User):
 
 
 class LoadSession:
-    """The load of one Locust process: one run after another, begun and ended by Locust's own events."""
+    """The load of one Locust process: one run after another, begun and ended by Locust's own events.
 
-    def __init__(self, environment: Environment) -> None:
+    ``live`` gets each sample; it is None where nobody looks.
+    """
+
+    def __init__(self, environment: Environment, live: Live | None) -> None:
+        self._live = live
         self._environment = environment
         self._run: LoadRun | None = None
         self._player: gevent.Greenlet | None = None
         hooks: Any = environment.events
         hooks.test_start.add_listener(self.start)
         hooks.test_stop.add_listener(self.stop)
+        hooks.spawning_complete.add_listener(self._users_are)
         self._fire_request = hooks.request.fire
 
     def start(self, **_: Any) -> None:
@@ -74,9 +81,15 @@ class LoadSession:
             self._fail(error)
             return
         OneArrivalPerSecond.load, OneArrivalPerSecond.started = self._run, 0
+        self._several = len(options.targets) > 1
+        if self._live is not None:
+            urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
+            self._live.begin(options.scenario, self._rate(), urls)
         if options.rate is not None:
             self._environment.process_exit_code = 1  # until the schedule has been played
             self._player = gevent.spawn(self._play, self._run)
+        elif self._sends_bystanders():
+            self._run.accompany()
 
     def stop(self, **_: Any) -> None:
         """End the run; what is in flight gets Locust's ``--stop-timeout``."""
@@ -84,6 +97,21 @@ class LoadSession:
             self._player.kill()
         if self._run is not None:
             self._run.stop(self._environment.stop_timeout)
+        if self._live is not None:
+            self._live.stop()
+
+    def _sends_bystanders(self) -> bool:
+        """Say whether it is this process that does: of several workers, only the first."""
+        runner = self._environment.runner
+        return not isinstance(runner, MasterRunner) and getattr(runner, "worker_index", 0) <= 0
+
+    def _rate(self) -> float | None:
+        runner = self._environment.runner
+        return None if runner is None else float(runner.target_user_count)
+
+    def _users_are(self, user_count: int, **_: Any) -> None:
+        if self._live is not None:
+            self._live.set_rate(float(user_count))
 
     def _play(self, run: LoadRun) -> None:
         try:
@@ -106,12 +134,14 @@ class LoadSession:
             self._environment.runner.stop()
 
     def _report(self, sample: Sample, length: int) -> None:
-        """Put a request into Locust's own table."""
+        """Put a request into Locust's own table, and into the live figures where there are any."""
+        if self._live is not None:
+            self._live.add([sample])
         method, _, path = sample.route.partition(" ")
         ended_ns = sample.ended_ns
         self._fire_request(
             request_type=method,
-            name=path,
+            name=f"{sample.contender} {path}" if self._several else path,
             response_time=None if ended_ns is None else (ended_ns - sample.intended_ns) / 1e6,
             response_length=length,
             exception=None if sample.error is None else CatchResponseError(sample.error),
@@ -123,7 +153,8 @@ def _check(values: dict[str, Any], host: str | None) -> None:
     """Raise UsageError, or OSError for the samples file, where no run can be made of the options."""
     options = read_options(values | {"host": host})
     check_mode(values)
-    permitted_target(host, options.i_may_load)
+    for name, url in options.targets.items():
+        permitted_to(name, url, options.i_may_load)
     scenario(options.scenario, options.probe_work, options.probe_seconds, options.requests)
     if options.samples is not None:
         options.samples.open("ab").close()
@@ -135,7 +166,7 @@ def _refuse_form(environment: Environment) -> Response | None:
         return None
     form = request.form.to_dict()
     try:
-        if foreign := sorted((COMMAND_LINE_ONLY.keys() | {"i_may_load"}) & form.keys()):
+        if foreign := sorted((COMMAND_LINE_ONLY.keys() | {"i_may_load", "contender_url"}) & form.keys()):
             raise UsageError(f"--{foreign[0].replace('_', '-')} can be given on the command line only.")
         _check(vars(environment.parsed_options) | form, form.get("host", environment.host))
     except (UsageError, OSError) as error:
@@ -148,6 +179,8 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     values = vars(environment.parsed_options)
     waits_for_form = not values["headless"] and not environment.host
     try:
+        if values["contender_url"] and environment.host:
+            raise UsageError("--host and --contender-url exclude each other: give every server a name, or none.")
         _check(values, "http://127.0.0.1" if waits_for_form else environment.host)
     except (UsageError, OSError) as error:
         print(error, file=sys.stderr)
@@ -159,7 +192,11 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
         web_ui.app.before_request(lambda: _refuse_form(environment))
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
-    LoadSession(environment)
+    # A master gets no samples of its workers: it would show that nothing was sent.
+    live = Live() if web_ui is not None and not isinstance(environment.runner, MasterRunner) else None
+    if web_ui is not None and web_ui.app is not None:
+        web_ui.app.extensions["live"] = live  # for pages that show it
+    LoadSession(environment, live)
 
 
 def _add_arguments(parser: LocustArgumentParser, **_: Any) -> None:

@@ -20,7 +20,10 @@ LAG_PROBE_S = 0.01
 
 
 class Sample(NamedTuple):
-    """What became of one intended request; times by ``CLOCK_MONOTONIC``, in nanoseconds."""
+    """What became of one intended request; times by ``CLOCK_MONOTONIC``, in nanoseconds.
+
+    ``contender`` is the name of whom it was sent to; None where no names were given.
+    """
 
     seq: int
     stream: Literal["load", "bystander"]
@@ -34,6 +37,7 @@ class Sample(NamedTuple):
     status: int | None
     outcome: Outcome
     error: str | None
+    contender: str | None = None
 
 
 class Recorder:

@@ -147,9 +147,18 @@ class Sender:
 
     ``record`` takes the sample and the length of the answer's body in bytes. There are no retries: at most one
     copy of a request leaves this machine. At most ``in_flight_cap`` are under way at once; one more is unsent.
+    ``contender`` is the server's name in the samples.
     """
 
-    def __init__(self, target: Target, record: Report, in_flight_cap: int, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        target: Target,
+        record: Report,
+        in_flight_cap: int,
+        timeout_s: float = TIMEOUT_S,
+        contender: str | None = None,
+    ) -> None:
+        self._contender = contender
         self._target = target
         self._connections = Connections(target)
         self._record = record
@@ -250,5 +259,6 @@ class Sender:
             status=answer.status,
             outcome=answer.outcome,
             error=answer.error,
+            contender=self._contender,
         )
         self._record(sample, answer.length)

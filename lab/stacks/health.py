@@ -18,8 +18,8 @@ def check_health(url: str) -> None:
         answer = connection.getresponse()
         body = answer.read().decode(errors="replace")
     except http.client.HTTPException as error:
-        raise StackError(f"GET {url}: {error!r}") from error
+        raise StackError(f"GET {parts.path}: {error!r}") from error
     finally:
         connection.close()
     if answer.status != http.HTTPStatus.OK:
-        raise StackError(f"GET {url} says {answer.status} {body[:200]}")
+        raise StackError(f"GET {parts.path} says {answer.status} {body[:200]}")

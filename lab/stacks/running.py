@@ -37,7 +37,7 @@ class RunningStack:
         try:
             check_health(self.base_url + self.contender.health)
         except (StackError, OSError) as error:
-            raise StackError(f"{self.contender.name} cannot be measured: {error}") from error
+            raise StackError(f"{self.contender.name} at {self.base_url} cannot be measured: {error}") from error
         if self.data is not None and not self.journal.is_dir():
             raise StackError(f"{self.contender.name}: there is no journal in {self.data}, where its `data` should be.")
         self._before = {path: path.stat().st_size for path in self._files()}

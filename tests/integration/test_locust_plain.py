@@ -35,11 +35,14 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def locust() -> Iterator[Start]:
-    """Start Locust on the locustfile: ``locust(host, *options)``. What still runs at the end of the test is killed."""
+    """Start Locust on the locustfile: ``locust(host, *options)``, the host being "" where contenders are named.
+
+    What still runs at the end of the test is killed.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def start(host: str, *options: str, headless: bool = True) -> "subprocess.Popen[str]":
-        command = [*LOCUST, "--host", host, *(["--headless"] if headless else []), *options]
+        command = [*LOCUST, *(["--host", host] if host else []), *(["--headless"] if headless else []), *options]
         started.append(
             subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
@@ -72,7 +75,7 @@ def play(locust: Start, server: LoadServer, path: Path, *options: str) -> Sample
 
 def test_every_scenario_sends_what_it_says_and_each_request_once(locust: Start, tmp_path: Path) -> None:
     """Each scenario's rows and the requests that reached the server are the same, one to one."""
-    names: tuple[ScenarioName, ...] = get_args(ScenarioName)
+    names = [name for name in get_args(ScenarioName) if name != "requests"]  # which a file describes
     with load_server() as server:
         running = {
             name: locust(server.host, *SCHEDULE, "--scenario", name, "--samples", str(tmp_path / name))
@@ -120,6 +123,54 @@ def test_the_same_seed_sends_the_same_requests_at_the_same_times(locust: Start, 
         runs.append((plan, {request.request_id: request.body for request in server.received}))
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def named(**servers: LoadServer) -> list[str]:
+    """Return the options that name contenders."""
+    return [part for name, server in servers.items() for part in ("--contender-url", f"{name}={server.host}")]
+
+
+def test_side_by_side_each_contender_gets_the_same_requests_at_the_same_times(locust: Start, tmp_path: Path) -> None:
+    """One of them is dead, which the other does not notice."""
+    path = tmp_path / "samples"
+    dead = LoadServer(free_port())
+    with load_server() as server:
+        code, output = ended(
+            locust("", *SCHEDULE, "--scenario", "mixed", "--samples", str(path), *named(inline=server, celery=dead))
+        )
+    assert code == 0, output
+    header, rows, footer = read(path)
+    assert header["contenders"] == {"inline": server.host, "celery": dead.host}
+    plans = {
+        name: [
+            (row["seq"], row["request_id"], row["route"], row["intended_ns"])
+            for row in rows
+            if row["contender"] == name
+        ]
+        for name in header["contenders"]
+    }
+    assert plans["inline"] == plans["celery"]
+    assert len(rows) == 2 * len(plans["inline"]) == footer["sent"]
+    outcomes = {(row["contender"], row["outcome"]) for row in rows}
+    assert outcomes == {("inline", "acknowledged"), ("celery", "refused")}
+    assert sorted(r.request_id for r in server.received) == sorted(plan[1] for plan in plans["inline"])
+    assert "celery /action" in output
+
+
+def test_without_a_schedule_named_contenders_get_bystanders(locust: Start, tmp_path: Path) -> None:
+    """At 20 a second to each of two routes, and the same requests to each contender."""
+    path = tmp_path / "samples"
+    users = ["-u", "10", "-r", "100", "-t", "3s", "--samples", str(path), "--scenario", "action"]
+    with load_server() as one, load_server() as other:
+        code, output = ended(locust("", *users, *named(one=one, other=other)))
+    assert code == 0, output
+    rows = read(path).rows
+    routes = Counter((row["contender"], row["route"]) for row in rows)
+    for name in ("one", "other"):
+        assert routes[name, "GET /ping/loop"] == pytest.approx(56, abs=20)
+        assert abs(routes[name, "GET /ping/loop"] - routes[name, "GET /ping/thread"]) <= 1
+    ids = {name: {row["request_id"] for row in rows if row["contender"] == name} for name in ("one", "other")}
+    assert ids["one"] == ids["other"]
 
 
 def test_a_dead_server_is_a_result_and_no_failure_of_the_load(locust: Start, tmp_path: Path) -> None:
@@ -192,6 +243,7 @@ def test_a_full_disk_ends_the_load_with_a_sentence(locust: Start) -> None:
         (["--scenario", "action", "--rate", "5", "--duration", "1", "--samples", "/proc/file"], "/proc/file"),
         (["--scenario", "action", "--host", "http://192.0.2.1:8000"], "not this machine"),
         (["--scenario", "action", "--host", "nonsense"], "http://127.0.0.1:8000"),
+        (["--scenario", "action", "--contender-url", "a=http://127.0.0.1:1"], "exclude each other"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_a_sentence_before_anything_is_sent(
@@ -223,11 +275,10 @@ def test_without_a_schedule_each_user_is_one_arrival_a_second(locust: Start, tmp
 class WebUi:
     """Locust with its web UI, driven as the page does it."""
 
-    def __init__(self, locust: Start, host: str) -> None:
+    def __init__(self, locust: Start, host: str, *options: str) -> None:
         self.port = free_port()
-        self.process = locust(
-            host, "--web-host", "127.0.0.1", "--web-port", str(self.port), "--scenario", "action", headless=False
-        )
+        web = ["--web-host", "127.0.0.1", "--web-port", str(self.port), "--scenario", "action"]
+        self.process = locust(host, *web, *options, headless=False)
         assert until(self._up, 20)
 
     def _up(self) -> bool:
@@ -280,6 +331,26 @@ def test_the_web_ui_picks_the_scenario_and_its_users_are_the_rate(locust: Start,
     assert few_per_s == pytest.approx(10, abs=8)
     assert many_per_s == pytest.approx(100, abs=40)
     assert len(server.received) - stopped_at < 5  # on the wire when it stopped; a second of load would be 100
+    assert "Traceback" not in output
+
+
+def test_the_web_ui_offers_the_contenders_and_both(locust: Start) -> None:
+    """The form's field has their names, and one that is not there is refused; the host field does not matter."""
+    with load_server() as one, load_server() as other:
+        ui = WebUi(locust, "", *named(one=one, other=other))
+        assert '"choices": ["both", "one", "other"]' in ui.get("/")
+        form = {"user_count": 20, "spawn_rate": 100, "host": "", "scenario": "action"}
+        assert not ui.swarm(**form, contender="nobody")["success"]
+        assert not ui.swarm(**form, contender_url="x=http://127.0.0.1:1")["success"]
+        assert ui.swarm(**form, contender="other")["success"]
+        assert until(lambda: len(other.received) > 20)
+        ui.post("/stop")
+        assert one.received == []
+        assert ui.swarm(**form, contender="both")["success"]
+        assert until(lambda: len(one.received) > 20)
+        ui.post("/stop")
+        ui.process.send_signal(signal.SIGTERM)
+        _, output = ended(ui.process)
     assert "Traceback" not in output
 
 

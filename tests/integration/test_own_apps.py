@@ -123,5 +123,5 @@ def test_an_app_that_does_not_answer_is_named(tmp_path: Path) -> None:
     file = describe(tmp_path / "contenders.toml", mine={"url": f"http://127.0.0.1:{free_port()}"})
     done = run_lab(tmp_path / "runs", "--stack", "running", "--contenders", file)
     assert done.returncode == 1
-    assert "mine cannot be measured" in " ".join(done.stdout.split())
+    assert "cannot be measured: " in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr

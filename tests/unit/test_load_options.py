@@ -38,6 +38,25 @@ def test_a_schedule_spans_its_warm_up_and_its_window() -> None:
     assert read_options(PLAIN | SCHEDULE | {"warmup": 2.0}).span_s == 17.0
 
 
+def test_contenders_are_loaded_side_by_side_unless_one_is_chosen() -> None:
+    """Named one by one or with commas; where none is named, the host is loaded."""
+    urls = {"inline": "http://127.0.0.1:1", "celery": "http://127.0.0.1:2"}
+    named = PLAIN | {"contender_url": ["inline=http://127.0.0.1:1,celery=http://127.0.0.1:2"]}
+    assert read_options(named).targets == urls
+    assert read_options(named | {"contender": "both"}).targets == urls
+    assert read_options(named | {"contender": "celery"}).targets == {"celery": urls["celery"]}
+    assert read_options(PLAIN).targets == {None: PLAIN["host"]}
+
+
+def test_bystanders_run_beside_named_contenders_without_being_asked_for() -> None:
+    """Unless a number is given, or a schedule that says nothing of them."""
+    named = PLAIN | {"contender_url": ["inline=http://127.0.0.1:1"]}
+    assert read_options(named).bystanders_per_s == 20.0
+    assert read_options(named | {"bystanders": 0.0}).bystanders_per_s == 0.0
+    assert read_options(named | SCHEDULE).bystanders_per_s == 0.0
+    assert read_options(PLAIN).bystanders_per_s == 0.0
+
+
 def test_the_forms_text_becomes_numbers_and_its_empty_seed_none() -> None:
     """The forms text becomes numbers and its empty seed none."""
     assert read_options(PLAIN | {"seed": "12"}).seed == 12
@@ -56,7 +75,11 @@ def test_the_forms_text_becomes_numbers_and_its_empty_seed_none() -> None:
         (SCHEDULE | {"rate": 1e9}, "too long"),
         ({"rate": 5.0}, "--rate needs --duration"),
         ({"duration": 5.0}, "give --rate"),
-        ({"bystanders": 20.0}, "give --rate"),
+        ({"contender_url": ["inline"]}, "--contender-url inline must look like"),
+        ({"contender_url": ["a=http://localhost:1", "a=http://localhost:2"]}, "the name a is taken"),
+        ({"contender_url": ["both=http://localhost:1"]}, "the name both is taken"),
+        ({"contender": "celery"}, "--contender celery is not known"),
+        ({"contender_url": ["a=http://localhost:1"], "contender": "both"}, "--contender both is not known"),
         ({"scenario": "nonsense"}, "--scenario nonsense"),
         ({"probe_work": "sleep"}, "--probe-work sleep"),
         ({"probe_seconds": 61.0}, "--probe-seconds 61.0"),
