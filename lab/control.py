@@ -38,12 +38,10 @@ class Refused(Exception):
 class SamplesTail:
     """Follows the samples file of the web UI's load, which each run replaces; complete lines only, each read once.
 
-    ``tasks`` are the ids of the acknowledged tasks of the run, by contender. Rows that name no contender are of the
-    one whose address is the header's host.
+    ``tasks`` are the ids of the acknowledged tasks of the run, by contender.
     """
 
     path: Path
-    names: dict[str, str]  # contenders by address
     header: dict[str, Any] | None = None
     ended: bool = False
     tasks: dict[str, set[str]] = field(default_factory=dict)
@@ -82,10 +80,9 @@ class SamplesTail:
     def _take(self, row: dict[str, Any]) -> None:
         if "seq" not in row:
             self.ended = True
-        elif row["outcome"] == "acknowledged" and self.header is not None:
-            name = row.get("contender") or self.names.get(str(self.header["host"]).rstrip("/"), "")
+        elif row["outcome"] == "acknowledged":
             ids = (str(uuid5(UUID(row["request_id"]), str(position))) for position in range(row["tasks"]))
-            self.tasks.setdefault(name, set()).update(ids)
+            self.tasks.setdefault(row["contender"], set()).update(ids)
 
 
 @dataclass
@@ -109,7 +106,7 @@ class Control:
 
     def __init__(self, stacks: list[LocalStack], samples: Path) -> None:
         self._stacks = {stack.contender.name: stack for stack in stacks}
-        self._samples = SamplesTail(samples, {stack.base_url: name for name, stack in self._stacks.items()})
+        self._samples = SamplesTail(samples)
         self._journals = {name: JournalTail(stack.journal) for name, stack in self._stacks.items()}
         self._faults: list[Asked] = []
         self._threads: list[threading.Thread] = []

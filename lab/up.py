@@ -46,7 +46,9 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
         _start_web_ui(supervisor, stacks, web_port, folder, samples, server.environment)
         for stack in stacks:
             console.print(f"{stack.contender.name}: {stack.base_url}/docs", highlight=False)
-        console.print(f"Locust web UI: http://127.0.0.1:{web_port} (its Host field says which app is loaded)")
+        console.print(
+            f"Locust web UI: http://127.0.0.1:{web_port} (its form asks who is loaded: one, or all side by side)"
+        )
         console.print("They share CPUs, so this is for the eye: figures come from `lab compare`. Ctrl-C ends it.")
         console.print(f"Logs and data: {folder}", soft_wrap=True, highlight=False)
         while not interrupt.asked:
@@ -60,7 +62,7 @@ def _start_web_ui(
 ) -> None:
     """Start Locust's web UI. Raises StackError where the port is taken or it does not come up."""
     locustfile = str(PROJECT / "loadtests" / "locustfile.py")
-    command = [sys.executable, "-m", "locust", "-f", locustfile, "--host", stacks[0].base_url]
+    command = [sys.executable, "-m", "locust", "-f", locustfile]
     command += ["--web-host", "127.0.0.1", "--web-port", str(port), "--samples", str(samples)]
     names = ",".join(f"{stack.contender.name}={stack.base_url}" for stack in stacks)
     environment = control | {"LOCUST_CONTENDERS": names}

@@ -20,8 +20,8 @@ STATIC = Path(__file__).parent / "static"
 CONTROL_WITHIN_S = 5
 View = Callable[[], Any]
 LINK = """
-<a href="./comparison" style="position:fixed;right:16px;bottom:16px;z-index:2000;padding:10px 16px;border-radius:6px;
-background:#15803d;color:#fff;font:600 14px Roboto,system-ui,sans-serif;text-decoration:none">Comparison</a>
+<a href="{base}/comparison" style="position:fixed;right:16px;bottom:16px;z-index:2000;padding:10px 16px;
+border-radius:6px;background:#15803d;color:#fff;font:600 14px Roboto,system-ui,sans-serif;text-decoration:none">Comparison</a>
 """
 
 
@@ -97,15 +97,18 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
         status, said = lab.ask("/fault", request.get_json(silent=True) or {})
         return jsonify(said), status
 
+    assert web_ui.app is not None
+    base = web_ui.app.blueprints["locust"].url_prefix or ""  # --web-base-path
+    link = LINK.format(base=base)
+
     def add_link(answer: Response) -> Response:
         """Put the link on Locust's own page, whose tabs can hold tables but no charts."""
         if request.endpoint == "locust.index" and answer.status_code == HTTPStatus.OK:
-            answer.set_data(answer.get_data(as_text=True).replace("</body>", f"{LINK}</body>"))
+            answer.set_data(answer.get_data(as_text=True).replace("</body>", f"{link}</body>"))
         return answer
 
-    assert web_ui.app is not None
     web_ui.app.after_request(add_link)
-    web_ui.app.register_blueprint(pages)
+    web_ui.app.register_blueprint(pages, url_prefix=base or None)
 
 
 def _static(name: str, kind: str) -> Response:
