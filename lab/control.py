@@ -5,20 +5,28 @@ It listens on loopback alone and asks for a token that is drawn anew each time a
 
 import hmac
 import json
+import shutil
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from secrets import token_urlsafe
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID, uuid5
 
+import duckdb
+
 from lab.drain import JournalTail
 from lab.errors import LabError
+from lab.exploratory import Seen
 from lab.faults import FAULTS, Injection, inject
+from lab.rundir import RunDir
 from lab.stacks.local import LocalStack
 
 TOKEN_HEADER = "X-Lab-Token"  # noqa: S105 - the name of the header
@@ -101,10 +109,17 @@ class Asked:
         return self.injection is not None or self.error is not None
 
 
+# From a samples file that nobody writes to any more, and what was seen of each contender in that load.
+Save = Callable[[Path, list[Seen]], RunDir]
+
+
 class Control:
     """Knows the stacks of `lab up`, counts their tasks, and does faults to them, one at a time for each stack."""
 
-    def __init__(self, stacks: list[LocalStack], samples: Path) -> None:
+    def __init__(self, stacks: list[LocalStack], samples: Path, save: Save) -> None:
+        self._save = save
+        self._saved: list[RunDir] = []
+        self._saving = threading.Lock()
         self._stacks = {stack.contender.name: stack for stack in stacks}
         self._samples = SamplesTail(samples)
         self._journals = {name: JournalTail(stack.journal) for name, stack in self._stacks.items()}
@@ -113,7 +128,7 @@ class Control:
         self._lock = threading.Lock()
 
     def state(self) -> dict[str, Any]:
-        """Return ``{"running", "contenders": {name: …}, "faults": [...]}``.
+        """Return ``{"running", "contenders": {name: …}, "faults": [...], "saved": [{"run", "report"}, …]}``.
 
         Per contender: ``acknowledged`` tasks of the run, those of them ``done`` (ended, whatever their end) and
         ``not_done``, the ``backlog`` of messages in its queue (null where it has none, or it does not answer), and
@@ -125,6 +140,7 @@ class Control:
                 "running": self._samples.running,
                 "contenders": {name: self._contender(name) for name in self._stacks},
                 "faults": [self._shown(asked) for asked in self._faults],
+                "saved": [{"run": run.path.name, "report": str(run.path / "report.html")} for run in self._saved],
             }
 
     def fault(self, contender: str, fault: str) -> None:
@@ -145,6 +161,45 @@ class Control:
         thread = threading.Thread(target=self._inject, args=(asked, stack), name=f"fault-{contender}", daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def save(self) -> str:
+        """Save the last load as a run directory with its report; return the directory's name.
+
+        Raises Refused where there was none, it is not over, or it cannot be saved.
+        """
+        if not self._saving.acquire(blocking=False):
+            raise Refused(HTTPStatus.CONFLICT, "The load is being saved already.")
+        with ExitStack() as ending:
+            ending.callback(self._saving.release)
+            folder = Path(ending.enter_context(TemporaryDirectory(prefix=".saving-", dir=self._samples.path.parent)))
+            samples = folder / "samples.jsonl"
+            seen = self._take(samples)
+            try:
+                run = self._save(samples, seen)
+            except (LabError, OSError, duckdb.Error) as error:
+                sentence = f"The load could not be saved: {error}"
+                raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, sentence) from error
+            self._saved.append(run)
+        return run.path.name
+
+    def _take(self, samples: Path) -> list[Seen]:
+        """Copy the samples, which the next load replaces, and return what was seen in their load."""
+        with self._lock:
+            self._read()
+            header = self._samples.header
+            if header is None:
+                raise Refused(HTTPStatus.CONFLICT, "There was no load yet: there is nothing to save.")
+            if self._samples.running:
+                raise Refused(HTTPStatus.CONFLICT, "The load is running: stop it before it is saved.")
+            if any(not asked.over for asked in self._faults):
+                raise Refused(HTTPStatus.CONFLICT, "A fault is not over yet: save once it is.")
+            shutil.copy(self._samples.path, samples)
+            tasks = self._samples.tasks
+            loaded = [name for name in header["contenders"] if name in self._stacks]
+            return [Seen(self._stacks[name], tasks.get(name, set()), self._done_to(name)) for name in loaded]
+
+    def _done_to(self, contender: str) -> list[Injection]:
+        return [asked.injection for asked in self._faults if asked.contender == contender and asked.injection]
 
     def wait(self, within_s: float) -> None:
         """Wait for faults that are not over, so that none is done to a stack that is being ended."""
@@ -221,7 +276,7 @@ class ControlServer:
 
 
 def _handler(control: Control, token: str) -> type[BaseHTTPRequestHandler]:
-    """Return a request handler for `GET /state` and `POST /fault`; its errors are ``{"message": …}``."""
+    """Return a request handler for `GET /state`, `POST /fault` and `POST /save`; its errors are ``{"message": …}``."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -230,7 +285,7 @@ def _handler(control: Control, token: str) -> type[BaseHTTPRequestHandler]:
             self._answer(self._state)
 
         def do_POST(self) -> None:
-            self._answer(self._fault)
+            self._answer(self._save if self.path == "/save" else self._fault)
 
         def _answer(self, route: Any) -> None:
             try:
@@ -251,6 +306,10 @@ def _handler(control: Control, token: str) -> type[BaseHTTPRequestHandler]:
             asked = self._body()
             control.fault(asked["contender"], asked["fault"])
             return {"message": f"{asked['fault']} is being done to {asked['contender']}."}
+
+        def _save(self) -> dict[str, Any]:
+            run = control.save()
+            return {"message": f"Saved as {run}.", "run": run}
 
         def _body(self) -> dict[str, str]:
             length = self.headers.get("Content-Length", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lab import environment
+from lab import environment, exploratory
 from lab.control import Control, ControlServer
 from lab.environment import PROJECT
 from lab.errors import LabError
@@ -40,7 +40,9 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
             for contender in contenders
         ]
         samples = folder / "samples.jsonl"
-        control = Control(stacks, samples)
+        control = Control(
+            stacks, samples, lambda load, seen: exploratory.save(load, seen, out.resolve(), placement, servers.versions)
+        )
         running.callback(control.wait, FAULT_OVER_WITHIN_S)
         server = running.enter_context(ControlServer(control))
         _start_web_ui(supervisor, stacks, web_port, folder, samples, server.environment)

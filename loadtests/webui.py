@@ -17,11 +17,14 @@ from flask import Blueprint, Response, jsonify, request
 from locust.web import WebUI
 
 STATIC = Path(__file__).parent / "static"
-CONTROL_WITHIN_S = 5
-View = Callable[[], Any]
+ANSWER_WITHIN_S = 5
+# Tasks are waited for, and a report is made.
+SAVED_WITHIN_S = 120
+View = Callable[..., Any]
 LINK = """
 <a href="{base}/comparison" style="position:fixed;right:16px;bottom:16px;z-index:2000;padding:10px 16px;
-border-radius:6px;background:#15803d;color:#fff;font:600 14px Roboto,system-ui,sans-serif;text-decoration:none">Comparison</a>
+border-radius:6px;background:#15803d;color:#fff;
+font:600 14px Roboto,system-ui,sans-serif;text-decoration:none">Comparison</a>
 """
 
 
@@ -38,7 +41,7 @@ class LabControl:
         """Return whether a lab is behind this web UI."""
         return self._url is not None
 
-    def ask(self, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    def ask(self, path: str, body: object = None, within_s: float = ANSWER_WITHIN_S) -> tuple[int, dict[str, Any]]:
         """Return status and JSON of an answer: 503 and a message where the lab does not answer."""
         asked = Request(  # noqa: S310 - the lab's own address
             f"{self._url}{path}",
@@ -46,7 +49,7 @@ class LabControl:
             headers={"X-Lab-Token": self._token, "Content-Type": "application/json"},
         )
         try:
-            with urlopen(asked, timeout=CONTROL_WITHIN_S) as answer:  # noqa: S310
+            with urlopen(asked, timeout=within_s) as answer:  # noqa: S310
                 return answer.status, json.load(answer)
         except HTTPError as error:
             return error.code, json.load(error)
@@ -90,11 +93,29 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
     @pages.route("/comparison/fault", methods=["POST"])
     @protected
     def fault() -> tuple[Response, int]:
+        return pass_on("/fault", ANSWER_WITHIN_S)
+
+    @pages.route("/comparison/save", methods=["POST"])
+    @protected
+    def save() -> tuple[Response, int]:
+        return pass_on("/save", SAVED_WITHIN_S)
+
+    @pages.route("/comparison/report/<run>")
+    @protected
+    def report(run: str) -> tuple[Response, int]:
+        said = lab.ask("/state")[1] if lab.exists else {}
+        file = next((Path(one["report"]) for one in said.get("saved", []) if one["run"] == run), None)
+        if file is None or not file.exists():
+            return Response(f"No report of {run} was saved here.", mimetype="text/plain"), HTTPStatus.NOT_FOUND
+        return Response(file.read_text(encoding="utf-8"), mimetype="text/html"), HTTPStatus.OK
+
+    def pass_on(path: str, within_s: float) -> tuple[Response, int]:
+        """Pass a request of the page on to the lab."""
         if not lab.exists:
-            return jsonify({"message": "No lab is behind this page: there is nothing to do faults to."}), 404
+            return jsonify({"message": "No lab is behind this page."}), HTTPStatus.NOT_FOUND
         if not request.is_json:  # which no form of another site can send
-            return jsonify({"message": "Expected JSON."}), 415
-        status, said = lab.ask("/fault", request.get_json(silent=True) or {})
+            return jsonify({"message": "Expected JSON."}), HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        status, said = lab.ask(path, request.get_json(silent=True) or {}, within_s)
         return jsonify(said), status
 
     assert web_ui.app is not None

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -130,12 +130,18 @@ class LocalStack:
 
         To be called after `stop`, when nothing changes any more. Raises StackError where a server is away.
         """
-        evidence = self.folder / "evidence"
+        self._leave_evidence(self.folder / "evidence", shutil.move)
+        shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
+
+    def copy_evidence(self, evidence: Path) -> None:
+        """Leave a copy of what API and workers have done so far; they go on. Raises StackError as `collect` does."""
+        self._leave_evidence(evidence, _copy)
+
+    def _leave_evidence(self, evidence: Path, bring: Callable[[Path, Path], object]) -> None:
         evidence.mkdir(exist_ok=True)
         for name in ("journal", "actions.log", "effects.log"):
             if (self.data / name).exists():
-                shutil.move(self.data / name, evidence / name)
-        shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
+                bring(self.data / name, evidence / name)
         _write_lines(evidence / "processes.jsonl", self._own_records())
         if self.shared.mail.file is not None:  # a mail server of the user's own cannot be asked
             _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
@@ -320,6 +326,14 @@ def _take_over(server: servers.Redis, undo: ExitStack) -> None:
 def _empty(server: servers.Redis) -> None:
     with server.connect() as client:
         client.flushdb()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, or a folder with all that is in it."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)
 
 
 def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ const ROWS = [
 const TASKS = [["acknowledged", "Tasks acknowledged"], ["done", "Tasks done"], ["not_done", "Tasks not yet done"],
   ["backlog", "Messages in the queue"]];
 
-let last = null;
+let last = null, beingSaved = false;
 const $ = (id) => document.getElementById(id);
 
 function element(name, attributes = {}, ...children) {
@@ -145,6 +145,27 @@ function faultButtons(load, lab) {
   if (focused) [...$("faults").querySelectorAll("button")].find((b) => b.getAttribute("aria-label") === focused)?.focus();
 }
 
+function saving(lab) {
+  $("save").hidden = !lab;
+  if (!lab) return;
+  const button = element("button", { type: "button" }, beingSaved ? "Saving…" : "Save the load as a run");
+  button.disabled = beingSaved || lab.running || last.load.state !== "stopped";
+  button.addEventListener("click", async () => {
+    beingSaved = true;
+    button.disabled = true;
+    await post("save", {});
+    beingSaved = false;
+    saving(last.lab);
+  });
+  const focused = document.activeElement?.closest("#save button");
+  const links = lab.saved.map(({ run }) => element("li", {},
+    element("a", { href: `./comparison/report/${encodeURIComponent(run)}`, target: "_blank" }, run)));
+  $("save").replaceChildren(element("h2", {}, "Save"), element("p", { class: "note" },
+    "What was seen becomes a run directory with its report, marked exploratory. It can be saved once the load has stopped."),
+    button, element("ul", {}, ...links));
+  if (focused) button.focus();
+}
+
 function outcome(fault) {
   if (fault.error) return fault.error;
   if (!fault.over) return "not over yet";
@@ -178,6 +199,7 @@ function draw_all() {
   $("state").textContent = say(load) + (lab_lost ? "; the lab behind this page does not answer" : "");
   figures(load, lab);
   faultButtons(load, lab);
+  saving(lab);
   $("charts").replaceChildren(...CHARTS.map((one) => chart(one, load, lab ? lab.faults : [])));
   workers(load);
 }

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Error, Page, Request, expect
 from lab.contenders import load_contenders
 from lab.control import Control, ControlServer
 from lab.environment import PROJECT, available_cpus, place
+from lab.rundir import RunDir
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.servers import free_port
 from tests.support import until
@@ -200,11 +201,16 @@ def test_nothing_juts_out(start: Start, page: Page, width: int) -> None:
         page.screenshot(path=f"{folder}/{width}-dark.png", full_page=True)
 
 
+def unsaved(*_: object) -> RunDir:
+    """Save nothing: the load of this test is none."""
+    raise AssertionError
+
+
 def test_a_fault_is_done_from_the_page_and_marked(start: Start, page: Page, shared: Servers, tmp_path: Path) -> None:
     """The worker is really killed; without a load it cannot be asked for; the browser never gets the token."""
     samples = tmp_path / "samples.jsonl"
     with LocalStack(shared.supervisor, KNOWN["celery"], shared, tmp_path / "celery", place(available_cpus())) as celery:
-        control = Control([celery], samples)
+        control = Control([celery], samples, unsaved)
         with ControlServer(control) as server:
             web_ui = start(**server.environment)
             web_ui.show(snapshot())

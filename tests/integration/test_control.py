@@ -11,9 +11,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from lab import exploratory
 from lab.contenders import load_contenders
 from lab.control import TOKEN_HEADER, Control, ControlServer
 from lab.environment import PROJECT, available_cpus, place
+from lab.exploratory import Seen
+from lab.rundir import RunDir
 from lab.stacks.local import LocalStack, Servers
 from tests.support import until
 
@@ -77,7 +80,11 @@ def client(shared: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         LocalStack(shared.supervisor, KNOWN["inline"], shared, folder / "inline", PLACEMENT) as inline,
         LocalStack(shared.supervisor, KNOWN["celery"], shared, folder / "celery", PLACEMENT) as celery,
     ):
-        control = Control([inline, celery], folder / "samples.jsonl")
+
+        def save(samples: Path, seen: list[Seen]) -> RunDir:
+            return exploratory.save(samples, seen, folder / "runs", PLACEMENT, shared.versions)
+
+        control = Control([inline, celery], folder / "samples.jsonl", save)
         with ControlServer(control) as server:
             yield Client(server, [inline, celery], folder / "samples.jsonl")
         control.wait(5)
@@ -85,8 +92,8 @@ def client(shared: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.mark.parametrize("token", ["", "wrong", "\u00e9"])
 def test_without_the_token_nothing_is_said_or_done(client: Client, token: str) -> None:
-    """Neither route answers, and the token is not told."""
-    for method, path in [("GET", "/state"), ("POST", "/fault")]:
+    """No route answers, and the token is not told."""
+    for method, path in [("GET", "/state"), ("POST", "/fault"), ("POST", "/save")]:
         assert client.ask(method, path, {}, token) == (403, {"message": "The token is missing or wrong."})
 
 
