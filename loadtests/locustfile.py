@@ -195,6 +195,8 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     # A master gets no samples of its workers: it would show that nothing was sent.
     live = Live() if web_ui is not None and not isinstance(environment.runner, MasterRunner) else None
+    if values["contender_url"]:
+        OneArrivalPerSecond.host = "by contender"  # what the form's field Host shows instead of asking for one
     if web_ui is not None and live is not None:
         add_page(web_ui, live.snapshot)
     LoadSession(environment, live)
