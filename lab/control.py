@@ -21,6 +21,7 @@ from typing import Any, Self
 from uuid import UUID, uuid5
 
 import duckdb
+import psutil
 
 from lab.drain import JournalTail
 from lab.errors import LabError
@@ -210,7 +211,7 @@ class Control:
     def _inject(self, asked: Asked, stack: LocalStack) -> None:
         try:
             asked.injection = inject(FAULTS[asked.fault], stack)
-        except (LabError, OSError) as error:
+        except (LabError, OSError, psutil.Error) as error:
             asked.error = str(error)
 
     def _read(self) -> None:

@@ -21,7 +21,7 @@ from lab.rundir import BlockRecord, Environment, Placement, Plan, RunDir, RunRec
 from lab.stacks.local import LocalStack
 
 # How long tasks that have not ended when the run is saved are waited for.
-HORIZON_S = 10.0
+HORIZON_S = 20.0
 
 
 @dataclass(frozen=True)

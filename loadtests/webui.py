@@ -86,9 +86,9 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
     def state() -> Response:
         status, said = lab.ask("/state") if lab.exists else (HTTPStatus.OK, None)
         lost = status != HTTPStatus.OK
-        answer = jsonify({"load": snapshot(), "lab": None if lost else said, "lab_lost": lost})
-        answer.headers["Cache-Control"] = "no-store"
-        return answer
+        # Not by jsonify, which would sort the contenders.
+        text = json.dumps({"load": snapshot(), "lab": None if lost else said, "lab_lost": lost})
+        return Response(text, mimetype="application/json", headers={"Cache-Control": "no-store"})
 
     @pages.route("/comparison/fault", methods=["POST"])
     @protected

@@ -67,6 +67,11 @@ function swatch(i) {
   return element("span", { class: "swatch", style: `background: var(--c${i % 5})` });
 }
 
+function legend(load) {
+  const names = Object.keys(load.contenders).map((name, i) => element("span", {}, swatch(i), name));
+  return element("p", { class: "legend" }, ...names);
+}
+
 function ticks(most) {
   const raw = most / 3, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((times) => times * power >= raw) * power;
@@ -200,7 +205,7 @@ function draw_all() {
   figures(load, lab);
   faultButtons(load, lab);
   saving(lab);
-  $("charts").replaceChildren(...CHARTS.map((one) => chart(one, load, lab ? lab.faults : [])));
+  $("charts").replaceChildren(legend(load), ...CHARTS.map((one) => chart(one, load, lab ? lab.faults : [])));
   workers(load);
 }
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import psutil
@@ -29,6 +30,7 @@ KNOWN = load_contenders(PROJECT / "contenders.toml")
 SERIES = ["p50_ms", "p95_ms", "p99_ms", "service_p95_ms", "lateness_p99_ms", "bystander_p95_ms"]
 RATES = ["acknowledged_per_s", "failed_per_s", "unsent_per_s"]
 TIMES = [*SERIES, "service_p50_ms", "bystander_p50_ms"]
+OWN = "comparison_locustfile.py"
 COUNTS = ["requests", "acknowledged", "failed", "unsent"]
 
 
@@ -51,13 +53,16 @@ def snapshot(state: str = "running", seconds: int = 60, **changes: Any) -> dict[
 class WebUi:
     """A Locust with the page, and the file that says what it shows."""
 
-    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, locustfile: str = OWN, answers_at: str = "/", **environment: str
+    ) -> None:
         self.file, self.log = folder / "snapshot.json", folder / "locust.log"
         self.show(snapshot("ready", 0))
+        self._answers_at = answers_at
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        locustfile = str(PROJECT / "tests" / "e2e" / "comparison_locustfile.py")
-        command = [sys.executable, "-m", "locust", "-f", locustfile, "--web-host", "127.0.0.1", "--web-port", str(port)]
+        file = str(PROJECT / "tests" / "e2e" / locustfile)
+        command = [sys.executable, "-m", "locust", "-f", file, "--web-host", "127.0.0.1", "--web-port", str(port)]
         settings = os.environ | {"PYTHONPATH": str(PROJECT), "SNAPSHOT": str(self.file)} | environment
         with self.log.open("w") as log:
             self.process = subprocess.Popen([*command, *options], env=settings, stdout=log, stderr=log)
@@ -76,7 +81,7 @@ class WebUi:
 
     def _answers(self) -> bool:
         try:
-            with urlopen(self.url) as answer:
+            with urlopen(self.url + self._answers_at) as answer:
                 return bool(answer.status == 200)
         except URLError:
             return False
@@ -173,6 +178,30 @@ def test_it_is_behind_the_same_login(start: Start, page: Page) -> None:
         assert page.url.startswith(f"{web_ui.url}/login")
     answer = page.request.post(f"{web_ui.url}/comparison/fault", data={"contender": "x", "fault": "y"}, max_redirects=0)
     assert answer.status == 302
+
+
+def test_the_labs_load_and_its_page_are_behind_a_login_that_a_locustfile_sets_up(start: Start, page: Page) -> None:
+    """As docs/web-ui.md says it is done."""
+    web_ui = start("--web-login", locustfile="login_locustfile.py", WEB_SECRET_KEY="any", WEB_PASSWORD="right")
+    for password, leads_to in [("wrong", "/login"), ("right", "/comparison")]:
+        page.goto(web_ui.url)
+        page.get_by_label("Username").fill("anybody")
+        page.get_by_label("Password").fill(password)
+        with page.expect_response("**/let-me-in"):
+            page.get_by_role("button", name="Login").click()
+        page.wait_for_load_state()
+        page.goto(f"{web_ui.url}/comparison")
+        assert urlsplit(page.url).path == leads_to
+    expect(page.get_by_role("status")).to_contain_text("Ready")
+
+
+def test_it_is_found_below_a_base_path(start: Start, page: Page) -> None:
+    web_ui = start("--web-base-path", "/load", answers_at="/load/")
+    page.goto(f"{web_ui.url}/load/")
+    page.get_by_role("link", name="Comparison").click()
+    expect(page.get_by_role("status")).to_contain_text("Ready")
+    page.get_by_role("link", name="Locust").click()
+    expect(page.get_by_role("button", name="Start")).to_be_visible()
 
 
 def test_it_follows_the_theme_chosen_in_locust(start: Start, page: Page) -> None:

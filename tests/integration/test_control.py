@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
+import duckdb
 import pytest
 
 from lab import exploratory
@@ -51,7 +52,10 @@ class Client:
 
     def begin(self) -> None:
         """Write the header of a new load."""
-        header = {"host": self.stacks["inline"].base_url, "start_ns": time.monotonic_ns()}
+        now_ns = time.monotonic_ns()
+        header = {"contenders": {name: stack.base_url for name, stack in self.stacks.items()}, "start_ns": now_ns}
+        header |= {"window_start_ns": now_ns, "wall_ns": time.time_ns(), "seed": 7, "bystanders": 0.0}
+        header |= {"scenario": "probe", "arrivals": "poisson"}
         self.samples.write_text(json.dumps(header) + "\n")
 
     def write(self, line: dict[str, Any]) -> None:
@@ -62,13 +66,15 @@ class Client:
     def send(self, contender: str) -> UUID:
         """Have a contender do a task, and write the sample."""
         request_id = uuid4()
+        sent_ns = time.monotonic_ns()
         connection = http.client.HTTPConnection(urlsplit(self.stacks[contender].base_url).netloc, timeout=10)
         headers = {"Content-Type": "application/json", "X-Request-ID": str(request_id)}
         connection.request("POST", "/probe", json.dumps({"work": "io", "seconds": 0.01}), headers)
         assert connection.getresponse().status == 202
         connection.close()
         row = {"seq": 0, "request_id": str(request_id), "tasks": 1, "outcome": "acknowledged", "contender": contender}
-        self.write(row)
+        row |= {"stream": "load", "phase": "window", "route": "POST /probe", "status": 202, "error": None}
+        self.write(row | {"intended_ns": sent_ns, "sent_ns": sent_ns, "ended_ns": time.monotonic_ns()})
         return request_id
 
 
@@ -177,3 +183,39 @@ def test_a_fault_is_done_once_at_a_time_and_what_waits_is_counted(client: Client
     assert until(lambda: celery.instances(celery.workers).keys() == before.keys())
     assert celery.instances(celery.workers) != before
     assert client.stacks["inline"].instances(["inline-api"]) == inline_before
+
+
+def test_a_load_is_saved_once_it_is_over_without_the_tasks_of_others(client: Client) -> None:
+    """The run holds this load's tasks and faults alone, gives no verdict, and the stack goes on."""
+    client.begin()
+    client.send("celery")  # of a load before, which must not be seen
+    client.begin()
+    own = [client.send("celery") for _ in range(3)]
+    client.send("inline")
+    assert client.ask("POST", "/fault", {"contender": "inline", "fault": "api-kill"})[0] == 200
+    assert client.ask("POST", "/save")[0] == 409
+    client.write({"loop_lag_p99_ms": 0.1})
+    status, said = client.ask("POST", "/save")
+    if status == 409:
+        assert said["message"] == "A fault is not over yet: save once it is."
+        assert until(lambda: client.state()["faults"][-1]["over"], within_s=40)
+        status, said = client.ask("POST", "/save")
+    assert status == 200, said
+    directory = RunDir(client.samples.parent / "runs" / said["run"])
+    run = directory.read()
+    assert run.plan.exploratory
+    assert {block.contender: block.injections for block in run.blocks} == {"inline": 1, "celery": 0}
+    tasks = {block.contender: fates(directory.block(block) / "tasks.parquet") for block in run.blocks}
+    assert tasks["celery"] == {str(uuid5(request_id, "0")): "done" for request_id in own}
+    assert len(tasks["inline"]) == 1
+    assert client.state()["saved"] == [{"run": said["run"], "report": str(directory.path / "report.html")}]
+    assert "This run is exploratory" in (directory.path / "report.md").read_text()
+    assert not list(client.samples.parent.glob(".saving-*"))
+    client.begin()
+    client.send("celery")
+    assert until(lambda: client.state()["contenders"]["celery"]["done"] == 1, within_s=20)
+
+
+def fates(table: Path) -> dict[str, str]:
+    """Return the fate of each task of a block."""
+    return dict(duckdb.execute("SELECT task_id, fate FROM read_parquet($f)", {"f": str(table)}).fetchall())
