@@ -222,6 +222,9 @@ def test_nothing_juts_out(start: Start, page: Page, width: int) -> None:
     page.goto(f"{web_ui.url}/comparison")
     expect(page.locator("polyline").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    last = page.locator('[data-figure="celery/total/p95_ms"]').bounding_box()
+    assert last is not None
+    assert last["x"] + last["width"] <= width, "the second contender is out of sight"
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{width}-light.png", full_page=True)
         page.evaluate("localStorage.theme = 'dark'")
