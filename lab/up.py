@@ -21,6 +21,8 @@ from lab.stacks.supervisor import StackError, Supervisor
 
 # A fault is waited for before its stack is ended: a second or two, unless what it hits does not come up again.
 FAULT_OVER_WITHIN_S = 5.0
+# What is under way when somebody stops the load: a request times out after this.
+ANSWERED_WITHIN_S = 10
 
 
 def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, console: Console) -> None:
@@ -35,10 +37,12 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
     with ExitStack() as running:
         supervisor = running.enter_context(Supervisor(folder / "supervisor"))
         servers = running.enter_context(Servers(supervisor, placement))
-        stacks = [
-            running.enter_context(LocalStack(supervisor, contender, servers, folder / contender.name, placement))
-            for contender in contenders
-        ]
+        stacks = []
+        for contender in contenders:
+            shared = servers.with_own_mail(contender.name)
+            running.callback(shared.mail.stop)
+            stack = LocalStack(supervisor, contender, shared, folder / contender.name, placement)
+            stacks.append(running.enter_context(stack))
         samples = folder / "samples.jsonl"
         control = Control(
             stacks, samples, lambda load, seen: exploratory.save(load, seen, out.resolve(), placement, servers.versions)
@@ -66,6 +70,7 @@ def _start_web_ui(
     locustfile = str(PROJECT / "loadtests" / "locustfile.py")
     command = [sys.executable, "-m", "locust", "-f", locustfile]
     command += ["--web-host", "127.0.0.1", "--web-port", str(port), "--samples", str(samples)]
+    command += ["--stop-timeout", str(ANSWERED_WITHIN_S)]
     names = ",".join(f"{stack.contender.name}={stack.base_url}" for stack in stacks)
     environment = control | {"LOCUST_CONTENDERS": names}
     locust = supervisor.start(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -65,6 +66,17 @@ class Servers:
     ) -> None:
         self.mail.stop()
         self.postgres.stop()
+
+    def with_own_mail(self, contender: str) -> "Servers":
+        """Return these servers with a mail sink of a contender's own, which whoever asks for it stops.
+
+        Contenders that are loaded side by side do tasks of the same ids, and a mail does not say whose it is.
+        """
+        own, name = copy(self), f"{contender}-mail"
+        own.mail = servers.mail_sink(
+            self.supervisor, self.supervisor.directory / "servers" / name, name=name, cpus=self.cpus
+        )
+        return own
 
     def stack(self, contender: ContenderRecord, folder: Path) -> "LocalStack | RunningStack":
         """Return a fresh stack of a contender, not yet up; of one that has a URL, what runs there."""
