@@ -28,6 +28,7 @@ from loadtests.recorder import Sample
 from loadtests.run import LoadRun, permitted_to
 from loadtests.target import UsageError
 from loadtests.users import scenario
+from loadtests.webui import add_page
 
 log = logging.getLogger("loadtests")
 
@@ -84,7 +85,7 @@ class LoadSession:
         self._several = len(options.targets) > 1
         if self._live is not None:
             urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
-            self._live.begin(options.scenario, self._rate(), urls)
+            self._live.begin(options.scenario, self._rate(), urls, self._run.start_ns)
         if options.rate is not None:
             self._environment.process_exit_code = 1  # until the schedule has been played
             self._player = gevent.spawn(self._play, self._run)
@@ -194,8 +195,10 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     # A master gets no samples of its workers: it would show that nothing was sent.
     live = Live() if web_ui is not None and not isinstance(environment.runner, MasterRunner) else None
-    if web_ui is not None and web_ui.app is not None:
-        web_ui.app.extensions["live"] = live  # for pages that show it
+    if values["contender_url"]:
+        OneArrivalPerSecond.host = "by contender"  # what the form's field Host shows instead of asking for one
+    if web_ui is not None and live is not None:
+        add_page(web_ui, live.snapshot)
     LoadSession(environment, live)
 
 
