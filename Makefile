@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: compare quick up doctor test test-e2e lint format lock clean
+.PHONY: env compare quick up doctor test test-e2e lint format lock clean
 
 compare: $(READY) ## measure latency, throughput and failure of the contenders; ARGS="--help" shows the options
 	$(BIN)/lab compare $(ARGS)
@@ -35,9 +35,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	--no-header --quiet pyproject.toml
+
 lock: $(READY) ## resolve the dependencies again
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--no-header --extra dev --upgrade --quiet pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev --extra local --upgrade -o requirements.lock
+	rm -f requirements-image.lock
+	$(COMPILE) --constraint requirements.lock -o requirements-image.lock
+
+env: ## write .env with generated passwords for docker compose; one that is there stays as it is
+	@sh docker/env.sh
 
 clean: ## remove the virtual environment; runs/ is yours and stays
 	rm -rf $(VENV)

@@ -32,6 +32,7 @@ SAMPLE_COLUMNS = {
     "status": "INTEGER",
     "outcome": "VARCHAR",
     "error": "VARCHAR",
+    "contender": "VARCHAR",
 }
 
 
@@ -103,13 +104,13 @@ def read_footer(samples: Path) -> dict[str, Any]:
     return footer if "loop_lag_p99_ms" in footer else {}
 
 
-def samples_to_parquet(samples: Path, table: Path) -> None:
-    """Write the rows of a samples file, without its first and last line, as Parquet."""
+def samples_to_parquet(samples: Path, table: Path, contender: str | None = None) -> None:
+    """Write the rows of a samples file as Parquet, without its first and last line: one contender's where named."""
     with duckdb.connect() as db:
         rows = db.sql(
-            "SELECT * FROM read_json($samples, format='newline_delimited', columns=$columns) "
-            "WHERE seq IS NOT NULL ORDER BY seq",
-            params={"samples": str(samples), "columns": SAMPLE_COLUMNS},
+            "SELECT * EXCLUDE contender FROM read_json($samples, format='newline_delimited', columns=$columns) "
+            "WHERE seq IS NOT NULL AND ($contender IS NULL OR contender = $contender) ORDER BY seq",
+            params={"samples": str(samples), "columns": SAMPLE_COLUMNS, "contender": contender},
         )
         assert rows is not None
         rows.write_parquet(str(table))

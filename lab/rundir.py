@@ -98,6 +98,9 @@ class Plan(Record):
     seed: int
     rounds: int
     quick: bool
+    exploratory: bool = Field(
+        default=False, description="seen in the web UI, the contenders side by side on shared CPUs: no verdicts"
+    )
     stack: Literal["local", "compose", "running"]
     contenders: list[ContenderRecord]
     scenarios: list[ScenarioRecord]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lab import environment
+from lab import environment, exploratory
+from lab.control import Control, ControlServer
 from lab.environment import PROJECT
 from lab.errors import LabError
 from lab.interrupt import Interrupt
@@ -17,6 +18,11 @@ from lab.rundir import ContenderRecord, RunDir
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.servers import wait_until_up
 from lab.stacks.supervisor import StackError, Supervisor
+
+# A fault is waited for before its stack is ended: a second or two, unless what it hits does not come up again.
+FAULT_OVER_WITHIN_S = 5.0
+# What is under way when somebody stops the load: a request times out after this.
+ANSWERED_WITHIN_S = 10
 
 
 def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, console: Console) -> None:
@@ -31,14 +37,24 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
     with ExitStack() as running:
         supervisor = running.enter_context(Supervisor(folder / "supervisor"))
         servers = running.enter_context(Servers(supervisor, placement))
-        stacks = [
-            running.enter_context(LocalStack(supervisor, contender, servers, folder / contender.name, placement))
-            for contender in contenders
-        ]
-        _start_web_ui(supervisor, stacks[0], web_port, folder)
+        stacks = []
+        for contender in contenders:
+            shared = servers.with_own_mail(contender.name)
+            running.callback(shared.mail.stop)
+            stack = LocalStack(supervisor, contender, shared, folder / contender.name, placement)
+            stacks.append(running.enter_context(stack))
+        samples = folder / "samples.jsonl"
+        control = Control(
+            stacks, samples, lambda load, seen: exploratory.save(load, seen, out.resolve(), placement, servers.versions)
+        )
+        running.callback(control.wait, FAULT_OVER_WITHIN_S)
+        server = running.enter_context(ControlServer(control))
+        _start_web_ui(supervisor, stacks, web_port, folder, samples, server.environment)
         for stack in stacks:
             console.print(f"{stack.contender.name}: {stack.base_url}/docs", highlight=False)
-        console.print(f"Locust web UI: http://127.0.0.1:{web_port} (its Host field says which app is loaded)")
+        console.print(
+            f"Locust web UI: http://127.0.0.1:{web_port} (its form asks who is loaded: one, or all side by side)"
+        )
         console.print("They share CPUs, so this is for the eye: figures come from `lab compare`. Ctrl-C ends it.")
         console.print(f"Logs and data: {folder}", soft_wrap=True, highlight=False)
         while not interrupt.asked:
@@ -47,13 +63,18 @@ def keep_running(contenders: list[ContenderRecord], web_port: int, out: Path, co
         console.print("Ending what was started.")
 
 
-def _start_web_ui(supervisor: Supervisor, stack: LocalStack, port: int, folder: Path) -> None:
+def _start_web_ui(
+    supervisor: Supervisor, stacks: list[LocalStack], port: int, folder: Path, samples: Path, control: dict[str, str]
+) -> None:
     """Start Locust's web UI. Raises StackError where the port is taken or it does not come up."""
     locustfile = str(PROJECT / "loadtests" / "locustfile.py")
-    command = [sys.executable, "-m", "locust", "-f", locustfile, "--host", stack.base_url]
-    command += ["--web-host", "127.0.0.1", "--web-port", str(port)]
+    command = [sys.executable, "-m", "locust", "-f", locustfile]
+    command += ["--web-host", "127.0.0.1", "--web-port", str(port), "--samples", str(samples)]
+    command += ["--stop-timeout", str(ANSWERED_WITHIN_S)]
+    names = ",".join(f"{stack.contender.name}={stack.base_url}" for stack in stacks)
+    environment = control | {"LOCUST_CONTENDERS": names}
     locust = supervisor.start(
-        "locust", command, {}, cwd=PROJECT, cpus=stack.generator_cpus, log=folder / "logs" / "locust.log"
+        "locust", command, environment, cwd=PROJECT, cpus=stacks[0].generator_cpus, log=folder / "logs" / "locust.log"
     )
     wait_until_up([locust], port, lambda: _connect(port))
 

@@ -29,6 +29,7 @@ from loadtests.recorder import Sample
 from loadtests.run import LoadRun, permitted_to
 from loadtests.target import UsageError
 from loadtests.users import scenario
+from loadtests.webui import add_page
 
 log = logging.getLogger("loadtests")
 
@@ -88,7 +89,7 @@ class LoadSession:
         self._several = len(options.targets) > 1
         if self._live is not None:
             urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
-            self._live.begin(options.scenario, self._rate(), urls)
+            self._live.begin(options.scenario, self._rate(), urls, self._run.start_ns)
         for box in (self._inbox, self._outbox):
             if box is not None:
                 box.begin()
@@ -206,8 +207,10 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     live = Live() if web_ui is not None else None
-    if web_ui is not None and web_ui.app is not None:
-        web_ui.app.extensions["live"] = live  # for pages that show it
+    if values["contender_url"]:
+        OneArrivalPerSecond.host = "by contender"  # what the form's field Host shows instead of asking for one
+    if web_ui is not None and live is not None:
+        add_page(web_ui, live.snapshot)
     LoadSession(environment, live)
 
 

@@ -61,14 +61,15 @@ class LoadRun:
         self._lag = LoopLag()
         gc.collect()
         gc.freeze()  # what is here stays: later collections need not look at it, and take less time
-        self._start_ns = time.monotonic_ns() + LEAD_NS
-        self._window_ns = self._start_ns + round((options.warmup or 0.0) * NS_PER_S)
+        # Without a schedule the first arrival may come at once.
+        self.start_ns = time.monotonic_ns() + (LEAD_NS if options.rate is not None else 0)
+        self._window_ns = self.start_ns + round((options.warmup or 0.0) * NS_PER_S)
         self._recorder.write_header(self._header())
 
     def play(self) -> None:
         """Send the whole schedule, and return when everything is answered or has timed out."""
         for seq, arrival in enumerate(self._arrivals):
-            intended = self._intended(seq, arrival.stream, self._start_ns + arrival.offset_ns)
+            intended = self._intended(seq, arrival.stream, self.start_ns + arrival.offset_ns)
             wait_until(intended.intended_ns)
             self._next_seq = seq + 1
             self._send(intended)
@@ -87,7 +88,7 @@ class LoadRun:
 
     def _accompany(self) -> None:
         for arrival in bystanders(self.options.bystanders_per_s):
-            intended_ns = self._start_ns + arrival.offset_ns
+            intended_ns = self.start_ns + arrival.offset_ns
             wait_until(intended_ns)
             self.arrive(intended_ns, arrival.stream)
 
@@ -112,7 +113,7 @@ class LoadRun:
             sender.stop()
         for seq in range(self._next_seq, len(self._arrivals)):
             arrival = self._arrivals[seq]
-            intended = self._intended(seq, arrival.stream, self._start_ns + arrival.offset_ns)
+            intended = self._intended(seq, arrival.stream, self.start_ns + arrival.offset_ns)
             for sender in self._senders:
                 sender.give_up(intended, "stopped before it was sent")
         max_in_flight = max(sender.max_in_flight for sender in self._senders)
@@ -151,7 +152,7 @@ class LoadRun:
             "warmup_s": options.warmup or 0.0,
             "duration_s": options.duration,
             "bystanders": options.bystanders_per_s,
-            "start_ns": self._start_ns,
+            "start_ns": self.start_ns,
             "window_start_ns": self._window_ns,
             "window_end_ns": end_ns,
             "connections": CONNECTIONS,

@@ -23,10 +23,11 @@ from lab.report.summary import (
     Spread,
     Summary,
 )
-from lab.rundir import BlockRecord, RunDir, RunRecord
+from lab.rundir import BlockRecord, Plan, RunDir, RunRecord
 
 PRIMARY = ["response_p95_ms", "done_p95_ms"]
 SECONDARY = ["response_p50_ms", "done_p50_ms"]
+NOT_PRIMARY = "no primary metric: an interval and no verdict"
 COUNTS = ["requests", "acknowledged", "refused", "indeterminate", "unsent", "timed_out", "tasks"]
 SPREADS = [name for name, field in RouteFigures.model_fields.items() if field.annotation is Spread]
 
@@ -198,16 +199,22 @@ class _Pair:
 
 
 def _compare(run: RunRecord, blocks: list[Measured]) -> list[Comparison]:
-    """Return all comparisons; the primary ones are judged together, unless the run is a quick one.
+    """Return all comparisons; the primary ones are judged together, unless the run gives no verdicts.
 
     A run of faults alone has no rounds, and compares no times.
     """
     if not run.plan.rounds:
         return []
     pairs = list(_pairs(run, blocks))
-    primary = [pair for pair in pairs if pair.primary and not run.plan.quick]
+    primary = [pair for pair in pairs if pair.primary and not _without_verdict(run.plan)]
     judged = stats.judge_all([pair.paired for pair in primary])
-    return [_comparison(pair, judged[primary.index(pair)] if pair in primary else None) for pair in pairs]
+    why = f"{_without_verdict(run.plan)} gives no verdict"
+    return [_comparison(pair, judged[primary.index(pair)] if pair in primary else None, why) for pair in pairs]
+
+
+def _without_verdict(plan: Plan) -> str | None:
+    """Return what kind of run gives no verdict on anything, None where it may."""
+    return "a quick run" if plan.quick else "an exploratory run" if plan.exploratory else None
 
 
 def _pairs(run: RunRecord, blocks: list[Measured]) -> Iterator[_Pair]:
@@ -239,7 +246,7 @@ def _paired(
     return rounds, stats.Paired(figures[0], figures[1], planned)
 
 
-def _comparison(pair: _Pair, judgement: stats.Judgement | None) -> Comparison:
+def _comparison(pair: _Pair, judgement: stats.Judgement | None, why_not: str) -> Comparison:
     ratio = judgement.ratio if judgement else stats.paired_ratio(pair.paired.ratios())
     return Comparison(
         scenario=pair.scenario,
@@ -257,12 +264,8 @@ def _comparison(pair: _Pair, judgement: stats.Judgement | None) -> Comparison:
         high=ratio.high if ratio else None,
         p=judgement.p if judgement else None,
         verdict=judgement.verdict if judgement else None,
-        reason=judgement.reason if judgement else _why_no_verdict(pair),
+        reason=judgement.reason if judgement else why_not if pair.primary else NOT_PRIMARY,
     )
-
-
-def _why_no_verdict(pair: _Pair) -> str:
-    return "a quick run gives no verdict" if pair.primary else "no primary metric: an interval and no verdict"
 
 
 def _block(record: BlockRecord, measured: list[Measured]) -> BlockFigures:

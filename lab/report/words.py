@@ -131,6 +131,17 @@ def _extent(run: RunRecord) -> list[str]:
         found.append("Every finished block is void: the result as a whole is void.")
     if run.plan.quick:
         found.append("This was a quick run: it shows that everything works and gives no verdicts.")
+    if run.plan.exploratory:
+        found.append(
+            "This run is exploratory: it was seen in the web UI, where contenders side by side share CPUs and disturb "
+            "each other. It gives no verdicts."
+        )
+        found += [
+            f"The figures of {block.contender} include {block.injections} fault{'s' if block.injections > 1 else ''} "
+            f"that somebody did to it; {block.folder}/faults.json says which and when."
+            for block in run.blocks
+            if block.injections
+        ]
     missing = [block for block in run.blocks if block.state == "planned"]
     if missing:
         how = "The run was interrupted" if run.interrupted else "The run is not complete"
@@ -179,6 +190,8 @@ def _blocks(run: RunRecord) -> list[str]:
             found.append(f"Block {_named([block])}, failed: {why}")
         elif block.state == "finished" and not block.valid:
             found.append(f"Block {_named([block])}, is void: {why}")
+        elif run.plan.exploratory:
+            found += [f"Block {_named([block])}, would be void in a measured run: {why}"] if why else []
         elif block.injections is not None and block.injections < run.plan.injections:
             found.append(
                 f"Block {_named([block])}: the fault came {block.injections} times instead of {run.plan.injections}, "
@@ -260,6 +273,8 @@ def _plain(share: Share) -> str:
 
 def reproduce(plan: Plan) -> str:
     """Return the command that makes a run of the same plan."""
+    if plan.exploratory:
+        return shlex.join(["lab", plan.command, *(part for c in plan.contenders for part in ("--contender", c.name))])
     rounds = plan.rounds or plan.fault_repeats
     command = ["lab", plan.command, "--seed", str(plan.seed), "--rounds", str(rounds)]
     command += ["--quick"] if plan.quick else []

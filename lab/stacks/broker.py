@@ -39,7 +39,13 @@ def leftovers(client: redis.Redis) -> dict[str, list[Leftover]]:
 
 def is_empty(client: redis.Redis) -> bool:
     """Return whether no task waits in a queue. Raises redis.RedisError."""
-    return not any(client.llen(key) for key in _task_queues(client))
+    return waiting(client) == 0
+
+
+def waiting(client: redis.Redis) -> int:
+    """Return how many messages wait in the queues. Raises redis.RedisError."""
+    lengths = [client.llen(key) for key in _task_queues(client)]
+    return sum(length for length in lengths if isinstance(length, int))
 
 
 def _task_queues(client: redis.Redis) -> Iterator[bytes]:

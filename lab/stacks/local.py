@@ -6,9 +6,10 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -65,6 +66,17 @@ class Servers:
     ) -> None:
         self.mail.stop()
         self.postgres.stop()
+
+    def with_own_mail(self, contender: str) -> "Servers":
+        """Return these servers with a mail sink of a contender's own, which whoever asks for it stops.
+
+        Contenders that are loaded side by side do tasks of the same ids, and a mail does not say whose it is.
+        """
+        own, name = copy(self), f"{contender}-mail"
+        own.mail = servers.mail_sink(
+            self.supervisor, self.supervisor.directory / "servers" / name, name=name, cpus=self.cpus
+        )
+        return own
 
     def stack(self, contender: ContenderRecord, folder: Path) -> "LocalStack | RunningStack":
         """Return a fresh stack of a contender, not yet up; of one that has a URL, what runs there."""
@@ -130,12 +142,18 @@ class LocalStack:
 
         To be called after `stop`, when nothing changes any more. Raises StackError where a server is away.
         """
-        evidence = self.folder / "evidence"
+        self._leave_evidence(self.folder / "evidence", shutil.move)
+        shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
+
+    def copy_evidence(self, evidence: Path) -> None:
+        """Leave a copy of what API and workers have done so far; they go on. Raises StackError as `collect` does."""
+        self._leave_evidence(evidence, _copy)
+
+    def _leave_evidence(self, evidence: Path, bring: Callable[[Path, Path], object]) -> None:
         evidence.mkdir(exist_ok=True)
         for name in ("journal", "actions.log", "effects.log"):
             if (self.data / name).exists():
-                shutil.move(self.data / name, evidence / name)
-        shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
+                bring(self.data / name, evidence / name)
         _write_lines(evidence / "processes.jsonl", self._own_records())
         if self.shared.mail.file is not None:  # a mail server of the user's own cannot be asked
             _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
@@ -152,6 +170,16 @@ class LocalStack:
                 return broker.is_empty(client)
         except redis.RedisError:
             return False
+
+    def backlog(self) -> int | None:
+        """Return how many messages wait in the queue; None where there is no queue, or its broker does not answer."""
+        if self._redis is None:
+            return None
+        try:
+            with self._redis.connect() as client:
+                return broker.waiting(client)
+        except redis.RedisError:
+            return None
 
     def is_ready(self) -> bool:
         """Return whether the API says that all it needs is up."""
@@ -310,6 +338,14 @@ def _take_over(server: servers.Redis, undo: ExitStack) -> None:
 def _empty(server: servers.Redis) -> None:
     with server.connect() as client:
         client.flushdb()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, or a folder with all that is in it."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)
 
 
 def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:

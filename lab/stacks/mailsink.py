@@ -38,11 +38,11 @@ class Sink:
         return "250 OK"
 
 
-async def serve(port: int, mails: Path) -> None:
-    """Accept mail on a port of 127.0.0.1 until SIGTERM. Raises OSError where the port or the file cannot be had."""
+async def serve(port: int, mails: Path, host: str = "127.0.0.1") -> None:
+    """Accept mail on a port of a host until SIGTERM. Raises OSError where the port or the file cannot be had."""
     loop = asyncio.get_running_loop()
     sink = Sink(mails)
-    server = await loop.create_server(lambda: SMTP(sink, enable_SMTPUTF8=True, loop=loop), "127.0.0.1", port)
+    server = await loop.create_server(lambda: SMTP(sink, enable_SMTPUTF8=True, loop=loop), host, port)
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
@@ -50,4 +50,4 @@ async def serve(port: int, mails: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), Path(sys.argv[2])))
+    asyncio.run(serve(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

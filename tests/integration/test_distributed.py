@@ -15,7 +15,7 @@ from tests.loadserver import free_port, load_server
 from tests.support import until
 
 PROJECT = Path(__file__).parent.parent.parent
-LOCUST = [sys.executable, "-m", "locust", "-f", "tests/integration/live_locustfile.py"]
+LOCUST = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py"]
 WORKERS = 3
 
 
@@ -41,8 +41,8 @@ class Distributed:
     def live(self) -> dict[str, Any]:
         """Return the master's live figures; empty while it does not answer yet."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._web}/live", timeout=5) as answer:
-                snapshot: dict[str, Any] = json.load(answer)
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._web}/comparison/state", timeout=5) as answer:
+                snapshot: dict[str, Any] = json.load(answer)["load"]
                 return snapshot
         except OSError:
             return {}

@@ -1,0 +1,2 @@
+CREATE DATABASE inline;
+CREATE DATABASE celery;
