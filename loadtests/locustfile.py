@@ -18,10 +18,11 @@ from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import CatchResponseError
-from locust.runners import MasterRunner
+from locust.runners import MasterRunner, WorkerRunner
 from locust.web import WebUI
 
 from loadtests.arrivals import NS_PER_S, gap_s, wait_until
+from loadtests.distributed import Inbox, Outbox
 from loadtests.live import UNNAMED, Live
 from loadtests.options import COMMAND_LINE_ONLY, add_arguments, check_mode, read_options
 from loadtests.recorder import Sample
@@ -58,7 +59,7 @@ class OneArrivalPerSecond(User):
 class LoadSession:
     """The load of one Locust process: one run after another, begun and ended by Locust's own events.
 
-    ``live`` gets each sample; it is None where nobody looks.
+    ``live`` gets each sample; it is None where nobody looks. A worker's samples go to its master.
     """
 
     def __init__(self, environment: Environment, live: Live | None) -> None:
@@ -66,6 +67,9 @@ class LoadSession:
         self._environment = environment
         self._run: LoadRun | None = None
         self._player: gevent.Greenlet | None = None
+        runner = environment.runner
+        self._outbox = Outbox(environment, runner) if isinstance(runner, WorkerRunner) else None
+        self._inbox = Inbox(environment, runner, live) if isinstance(runner, MasterRunner) and live else None
         hooks: Any = environment.events
         hooks.test_start.add_listener(self.start)
         hooks.test_stop.add_listener(self.stop)
@@ -86,6 +90,9 @@ class LoadSession:
         if self._live is not None:
             urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
             self._live.begin(options.scenario, self._rate(), urls, self._run.start_ns)
+        for box in (self._inbox, self._outbox):
+            if box is not None:
+                box.begin()
         if options.rate is not None:
             self._environment.process_exit_code = 1  # until the schedule has been played
             self._player = gevent.spawn(self._play, self._run)
@@ -98,6 +105,8 @@ class LoadSession:
             self._player.kill()
         if self._run is not None:
             self._run.stop(self._environment.stop_timeout)
+        if self._outbox is not None:
+            self._outbox.send()
         if self._live is not None:
             self._live.stop()
 
@@ -138,6 +147,8 @@ class LoadSession:
         """Put a request into Locust's own table, and into the live figures where there are any."""
         if self._live is not None:
             self._live.add([sample])
+        if self._outbox is not None:
+            self._outbox.add(sample)
         method, _, path = sample.route.partition(" ")
         ended_ns = sample.ended_ns
         self._fire_request(
@@ -186,6 +197,8 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     except (UsageError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    if values["requests"] is not None:
+        values["requests"] = str(values["requests"])  # a master sends the options to its workers: no Path among them
     if values["rate"] is not None:
         values["num_users"] = 0  # the schedule needs none
         values["only_summary"] = True  # printing the table every two seconds would hold the schedule up
@@ -193,8 +206,7 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
         web_ui.app.before_request(lambda: _refuse_form(environment))
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
-    # A master gets no samples of its workers: it would show that nothing was sent.
-    live = Live() if web_ui is not None and not isinstance(environment.runner, MasterRunner) else None
+    live = Live() if web_ui is not None else None
     if values["contender_url"]:
         OneArrivalPerSecond.host = "by contender"  # what the form's field Host shows instead of asking for one
     if web_ui is not None and live is not None:
