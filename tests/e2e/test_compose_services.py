@@ -21,7 +21,7 @@ from tests.support import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
 
-SERVICES = {"redis", "postgres", "mail", "inline", "celery", "worker", "locust", "locust-worker"}
+SERVICES = {"redis", "postgres", "mail", "inline", "celery", "worker", "locust", "locust-worker", "flower"}
 # Sends a line to Redis and prints the answer; from a service that knows no password.
 ASK_REDIS = """
 import socket, sys
@@ -50,8 +50,14 @@ class Project:
         copy_tracked_files(folder)
         subprocess.run(["make", "env"], cwd=folder, check=True)
         self.env = folder / ".env"
-        own = {"COMPOSE_PROJECT_NAME": self.name, "LAB_IMAGE": self.image, "LOCUST_PORT": port}
+        self.flower = f"http://127.0.0.1:{(flower_port := free_port())}"
+        own: dict[str, object] = {
+            "COMPOSE_PROJECT_NAME": self.name,
+            "COMPOSE_PROFILES": "monitor",
+            "LAB_IMAGE": self.image,
+        }
         own |= {"INLINE_PORT": free_port(), "CELERY_PORT": free_port()}
+        own |= {"LOCUST_PORT": port, "FLOWER_PORT": flower_port}
         with self.env.open("a") as env:
             env.writelines(f"{name}={value}\n" for name, value in own.items())
 
@@ -104,7 +110,7 @@ def project(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         project.compose("up", "--build", "--wait", "--quiet-pull")
         yield project
     finally:
-        project.compose("--profile", "*", "down", "-v", check=False)
+        project.compose("down", "-v", check=False)
         left = project.left()
         docker("image", "rm", project.image, check=False)
     assert left == []
@@ -200,9 +206,18 @@ def test_more_workers_of_both_kinds_share_the_load(project: Project) -> None:
         assert until(lambda: all(worker["user_count"] == 5 for worker in project.web("/stats/requests")["workers"]), 30)
         assert until(lambda: len(tasks_by_worker(project)) == 3, within_s=60), tasks_by_worker(project)
     finally:
-        with urllib.request.urlopen(f"{project.web_ui}/stop", timeout=10):
-            pass
+        project.web("/stop", form={})
     print("tasks by Celery worker:", tasks_by_worker(project))
+
+
+def test_flower_sees_all_celery_workers(project: Project) -> None:
+    workers = Counter(project.service_of(one) for one in project.containers())["worker"]
+
+    def seen() -> int:
+        with urllib.request.urlopen(f"{project.flower}/workers?json=1", timeout=10) as answer:
+            return sum(worker["status"] for worker in json.load(answer)["data"])
+
+    assert until(lambda: seen() == workers, within_s=30)
 
 
 def tasks_by_worker(project: Project) -> Counter[str]:
