@@ -107,7 +107,7 @@ def project(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The services, up and healthy; at the end `docker compose down -v` must leave nothing."""
     project = Project(tmp_path_factory.mktemp("clone"))
     try:
-        project.compose("up", "--build", "--wait", "--quiet-pull")
+        project.compose("up", "--wait")
         yield project
     finally:
         project.compose("down", "-v", check=False)
