@@ -22,7 +22,7 @@ test: $(READY) ## every test that needs no container engine and no browser
 	$(BIN)/pytest -m alone $(ARGS)
 	$(BIN)/pytest -m "not alone and not e2e" --numprocesses 3 $(ARGS)
 
-test-e2e: $(READY) ## the tests that need a browser
+test-e2e: $(READY) ## the tests that need a browser or a container engine
 	$(BIN)/pytest -m e2e $(ARGS)
 
 lint: $(READY)
@@ -41,7 +41,7 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-ha
 lock: $(READY) ## resolve the dependencies again
 	$(COMPILE) --extra dev --extra local --upgrade -o requirements.lock
 	rm -f requirements-image.lock
-	$(COMPILE) --constraint requirements.lock -o requirements-image.lock
+	$(COMPILE) --extra monitor --constraint requirements.lock -o requirements-image.lock
 
 env: ## write .env with generated passwords for docker compose; one that is there stays as it is
 	@sh docker/env.sh

