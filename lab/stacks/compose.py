@@ -31,7 +31,9 @@ T = TypeVar("T")
 
 PORT = 8000
 SHARED = ["postgres", "mail"]
-IMAGES = {"app": "backgroundtasks-vs-celery", "redis": "redis:8", "postgres": "pgvector/pgvector:pg17"}
+# The lab's image has a tag of its own: building it must not make compose replace services that a person runs.
+APP_IMAGE = "backgroundtasks-vs-celery:lab"
+IMAGES = {"app": APP_IMAGE, "redis": "redis:8", "postgres": "pgvector/pgvector:pg17"}
 UP_WITHIN_S = 90.0
 POLL_S = 0.05
 # What the kernel cannot do with, whatever runs: it kills at once. Docker takes no limit below 6 MB.
@@ -162,7 +164,8 @@ class ComposeTestbed:
         self.versions["engine"] = engine.check_engine()
         passwords = {name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}
         self.redis_password = passwords["REDIS_PASSWORD"]
-        self.project = engine.Project(f"lab-run-{secrets.token_hex(6)}", passwords, self.folder / "removal.log")
+        own = passwords | {"LAB_IMAGE": APP_IMAGE}
+        self.project = engine.Project(f"lab-run-{secrets.token_hex(6)}", own, self.folder / "removal.log")
         with ExitStack() as undo:
             undo.enter_context(self.project)
             self._get_images()

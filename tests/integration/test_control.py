@@ -139,7 +139,7 @@ def test_only_faults_that_apply_are_offered(client: Client) -> None:
     """Without workers nothing can be done to workers."""
     contenders = client.state()["contenders"]
     assert set(contenders["inline"]["faults"]) == {"api-kill", "deploy"}
-    assert set(contenders["celery"]["faults"]) == {"api-kill", "worker-kill", "deploy", "worker-pause"}
+    assert set(contenders["celery"]["faults"]) == {"api-kill", "worker-kill", "deploy", "worker-pause", "broker-pause"}
     assert contenders["inline"]["backlog"] is None
 
 
