@@ -114,6 +114,12 @@ class Asked:
 Save = Callable[[Path, list[Seen]], RunDir]
 
 
+def _possible(stack: LocalStack) -> dict[str, str]:
+    """Return what can be done to a stack: a description of each fault by name."""
+    possible = [one for one in FAULTS.values() if "local" in one.stacks and one.applies_to(stack.contender)]
+    return {fault.name: fault.description for fault in possible}
+
+
 class Control:
     """Knows the stacks of `lab up`, counts their tasks, and does faults to them, one at a time for each stack."""
 
@@ -149,7 +155,7 @@ class Control:
         if contender not in self._stacks:
             raise Refused(HTTPStatus.NOT_FOUND, f"There is no contender '{contender}' here.")
         stack = self._stacks[contender]
-        if fault not in FAULTS or not FAULTS[fault].applies_to(stack.contender):
+        if fault not in _possible(stack):
             raise Refused(HTTPStatus.NOT_FOUND, f"There is no fault '{fault}' that can be done to '{contender}'.")
         with self._lock:
             self._read()
@@ -223,7 +229,7 @@ class Control:
     def _contender(self, name: str) -> dict[str, Any]:
         stack, tasks = self._stacks[name], self._samples.tasks.get(name, set())
         done = len(tasks & self._journals[name].ended)
-        faults = {fault.name: fault.description for fault in FAULTS.values() if fault.applies_to(stack.contender)}
+        faults = _possible(stack)
         return {
             "title": stack.contender.title,
             "url": stack.base_url,
