@@ -17,7 +17,7 @@ from lab.environment import PROJECT
 from lab.errors import COULD_NOT_MEASURE
 from tests.support import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.compose_stack, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module", autouse=True)
