@@ -301,9 +301,9 @@ def test_connections_that_the_server_closed_are_not_used(database: str) -> None:
 
     async def work(store: Store) -> None:
         await asyncio.gather(*(store.ping() for _ in range(4)))
-        counted(
+        counted(  # which waits, up to 5 s, until each is gone: before that, a connection is used in good faith
             database,
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
         await asyncio.gather(*(store.ping() for _ in range(4)))
