@@ -222,7 +222,7 @@ def wait_until_up(name: str, watch: Containers, ask: Callable[[], T]) -> T:
         except (StackError, *servers.AWAY) as error:
             ends = [record for record in watch.records if record["event"] == "ended"]
             if ends:
-                raise StackError(f"The container of {ends[0]['name']} ended before it was up.") from error
+                raise StackError(f"The container of {ends[0]['name']} ended before it was up; see its log.") from error
             if time.monotonic() > deadline:
                 first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
                 raise StackError(f"{name} was not up within {UP_WITHIN_S:g} s ({first}).") from error

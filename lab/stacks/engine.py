@@ -74,6 +74,8 @@ def check_engine() -> str:
     except StackError as error:
         if "no `docker`" in str(error):
             raise
+        if "permission denied" in str(error):
+            raise StackError("The container engine does not let this user in; see `docker version`.") from error
         raise StackError("No container engine answers; start it, and see `docker version`.") from error
     try:
         compose = docker("compose", "version", "--short").strip().removeprefix("v")

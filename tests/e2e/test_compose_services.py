@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from lab.environment import PROJECT
 from lab.stacks.servers import free_port
-from tests.e2e.containers import docker, guards_missing, image_leaks, inspected
+from tests.e2e.containers import copy_tracked_files, docker, guards_missing, image_leaks, inspected
 from tests.support import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
@@ -91,15 +90,6 @@ class Project:
         label = f"label=com.docker.compose.project={self.name}"
         kinds = (["ps", "-aq"], ["network", "ls", "-q"], ["volume", "ls", "-q"])
         return [one for kind in kinds for one in docker(*kind, "--filter", label).split()]
-
-
-def copy_tracked_files(folder: Path) -> None:
-    """Copy what a clone would have, with changes that are not committed yet."""
-    listed = subprocess.run(["git", "-C", str(PROJECT), "ls-files", "-z"], capture_output=True, check=True, text=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, folder / name)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The `lab` command's errors: one sentence, the documented exit status, no traceback, nothing left behind."""
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,10 +12,13 @@ import pytest
 from lab.environment import PROJECT, available_cpus
 
 
-def run_lab(*arguments: str | Path, prefix: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_lab(
+    *arguments: str | Path, prefix: list[str] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `lab` to its end, as a user would."""
     command = [*(prefix or []), sys.executable, "-m", "lab", *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    env = os.environ | environment
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +88,56 @@ def test_list_names_contenders_scenarios_and_faults() -> None:
     assert done.returncode == 0
     for name in ("inline", "celery-threads", "mixed", "deploy"):
         assert name in done.stdout
+
+
+# The words of Docker's own client 28.2: what it says without an engine, and without its plugin compose.
+NO_ENGINE = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+NOT_LET_IN = (
+    "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock: Get "
+    '"http://%2Fvar%2Frun%2Fdocker.sock/v1.50/version": dial unix /var/run/docker.sock: connect: permission denied'
+)
+NO_COMPOSE = (
+    "unknown flag: --short\n\nUsage:  docker [OPTIONS] COMMAND [ARG...]\n\nRun 'docker --help' for more information"
+)
+
+
+def docker_client(folder: Path, version: str, compose: str) -> str:
+    """Make a `docker` that does this for `version` and `compose version`, and nothing else; return a PATH with it."""
+    folder.mkdir()
+    client = folder / "docker"
+    client.write_text(f'#!/bin/sh\ncase "$1" in\nversion) {version};;\ncompose) {compose};;\nesac\nexit 99\n')
+    client.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def says(words: str, status: int) -> str:
+    return f"echo {shlex.quote(words)} >&2; exit {status}"
+
+
+@pytest.mark.parametrize(
+    ("version", "compose", "sentence"),
+    [
+        (says(NO_ENGINE, 1), "exit 99", "No container engine answers; start it, and see `docker version`."),
+        (says(NOT_LET_IN, 1), "exit 99", "The container engine does not let this user in; see `docker version`."),
+        (
+            "echo 26.1.5; exit",
+            says(NO_COMPOSE, 125),
+            "`docker compose` is not there: --stack compose needs compose v2.24 or newer.",
+        ),
+        ("echo 26.1.5; exit", "echo v2.20.3; exit", "This is compose 2.20.3: --stack compose needs v2.24 or newer."),
+    ],
+    ids=["no engine", "not let in", "no compose", "old compose"],
+)
+def test_what_the_compose_stack_misses_is_named(tmp_path: Path, version: str, compose: str, sentence: str) -> None:
+    """Each by a sentence of its own, before anything is started."""
+    path = docker_client(tmp_path / "bin", version, compose)
+    done = run_lab("compare", "--quick", "--stack", "compose", "--out", tmp_path / "runs", PATH=path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"lab: {sentence}"]
+
+
+def test_a_machine_without_docker_is_told_what_is_needed(tmp_path: Path) -> None:
+    """No `docker` on PATH at all."""
+    done = run_lab("compare", "--quick", "--stack", "compose", "--out", tmp_path, PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["lab: There is no `docker` on PATH: --stack compose needs a container engine."]
