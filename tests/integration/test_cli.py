@@ -1,7 +1,6 @@
 """The `lab` command's errors: one sentence, the documented exit status, no traceback, nothing left behind."""
 
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.environment import PROJECT, available_cpus
+from tests.support import docker_client, says
 
 
 def run_lab(
@@ -101,19 +101,6 @@ NO_COMPOSE = (
 )
 
 
-def docker_client(folder: Path, version: str, compose: str) -> str:
-    """Make a `docker` that does this for `version` and `compose version`, and nothing else; return a PATH with it."""
-    folder.mkdir()
-    client = folder / "docker"
-    client.write_text(f'#!/bin/sh\ncase "$1" in\nversion) {version};;\ncompose) {compose};;\nesac\nexit 99\n')
-    client.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
-
-
-def says(words: str, status: int) -> str:
-    return f"echo {shlex.quote(words)} >&2; exit {status}"
-
-
 @pytest.mark.parametrize(
     ("version", "compose", "sentence"),
     [
@@ -141,3 +128,12 @@ def test_a_machine_without_docker_is_told_what_is_needed(tmp_path: Path) -> None
     done = run_lab("compare", "--quick", "--stack", "compose", "--out", tmp_path, PATH=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["lab: There is no `docker` on PATH: --stack compose needs a container engine."]
+
+
+def test_doctor_says_that_the_compose_stack_cannot_be_used_and_trusts_the_machine_no_less(tmp_path: Path) -> None:
+    """Its verdict names what is bad; that there is no container engine is a limit."""
+    done = run_lab("doctor", PATH=str(tmp_path))
+    *findings, verdict = done.stdout.splitlines()
+    assert "limit containers --stack compose cannot be used." in " ".join(" ".join(findings).split())
+    assert verdict.startswith("This machine can")
+    assert "containers" not in verdict
