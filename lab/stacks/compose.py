@@ -35,6 +35,8 @@ NO_MEMORY_BYTES = 6 * 1024**2
 # started inside that needs more.
 A_LITTLE_BYTES = 64 * 1024
 TRIES = 20
+KILLED_WITHIN_S = 1.0
+FED_WITHIN_S = 10.0
 
 
 class ComposeTestbed:
@@ -282,12 +284,14 @@ class ComposeStack(LocalStack):
         return pids
 
     def _starve(self, name: str) -> None:
-        size = NO_MEMORY_BYTES
+        size, before = NO_MEMORY_BYTES, self.instances([name])
         for _ in range(TRIES):
             try:
                 self._limit(name, size)
             except StackError as error:
                 if not (used := re.search(r"current usage: (\d+)", str(error))):
+                    if self._ends(before):  # killed (cgroup v2) while the engine was still at it
+                        return
                     raise
                 size = int(used[1]) + A_LITTLE_BYTES  # by now it may use more
             else:
@@ -296,10 +300,27 @@ class ComposeStack(LocalStack):
             with suppress(StackError):  # it is mostly killed with the container
                 engine.docker("exec", self._id(name), "python", "-c", "bytearray(1 << 24)")
 
+    def _ends(self, before: Mapping[str, int]) -> bool:
+        deadline = time.monotonic() + KILLED_WITHIN_S
+        while (alike := self.instances(before) == before) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return not alike
+
     def feed(self, names: Iterable[str]) -> None:
-        """Give containers their memory limits back."""
+        """Give containers their memory limits back. Raises StackError where the engine refuses that for long."""
         for name in names:
-            self._limit(name, self._limits[name])
+            self._feed(name)
+
+    def _feed(self, name: str) -> None:
+        """Try until it succeeds: the engine refuses while a container that cannot live ends, and is started again."""
+        deadline = time.monotonic() + FED_WITHIN_S
+        while True:
+            try:
+                return self._limit(name, self._limits[name])
+            except StackError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def was_starved(self, before: Mapping[str, int]) -> bool:
         """Return whether in each of these a process has ended and the engine says that memory was wanting."""
