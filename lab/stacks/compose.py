@@ -62,8 +62,8 @@ class ComposeTestbed:
         with ExitStack() as undo:
             undo.enter_context(self.project)
             self._get_images()
-            self._start_shared(passwords["POSTGRES_PASSWORD"])
-            undo.enter_context(self.watch)
+            undo.callback(self._keep_logs)
+            self._start_shared(passwords["POSTGRES_PASSWORD"], undo)
             self._undo = undo.pop_all()
         return self
 
@@ -88,11 +88,11 @@ class ComposeTestbed:
             where = self.placement.generator if service in SHARED else self.placement.contender
             self.versions[f"limits of {service}"] = f"CPUs {', '.join(map(str, where))}; {memory:.0f} MiB of memory"
 
-    def _start_shared(self, password: str) -> None:
+    def _start_shared(self, password: str, undo: ExitStack) -> None:
         port, mails = servers.free_port(), make_folder(self.folder / "mails")
         override = self.folder / "shared.yml"
         override.write_text(as_yaml(shared_override(self.image, self.placement, mails, port)))
-        self.watch = Containers(self.project.up(SHARED, override))
+        self.watch = undo.enter_context(Containers(self.project.up(SHARED, override)))
         url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
         version = wait_until_up("postgres", self.watch, lambda: servers.postgres_version(url))
         self.postgres = servers.Postgres("postgres", url, version, self.supervisor, None)
@@ -100,6 +100,10 @@ class ComposeTestbed:
         wait_until_up("mail", self.watch, file.stat)
         self.mail = servers.MailSink("mail", "smtp://mail:1025", "aiosmtpd", self.supervisor, None, file)
         self.versions |= {"postgres": version}
+
+    def _keep_logs(self) -> None:
+        for service in SHARED:
+            self.project.keep_log(service, self.folder / f"{service}.log")
 
     def stack(self, contender: ContenderRecord, folder: Path) -> "ComposeStack":
         """Return a fresh stack of a contender, not yet up, that leaves its files in a block's folder."""
@@ -113,7 +117,8 @@ def wait_until_up(name: str, watch: Containers, ask: Callable[[], T]) -> T:
         try:
             return ask()
         except (StackError, *servers.AWAY) as error:
-            ends = [record for record in watch.records if record["event"] == "ended"]
+            records = list(watch.records)
+            ends = [one for one in records if (one["event"], one["kind"]) == ("ended", "container")]
             if ends:
                 raise StackError(f"The container of {ends[0]['name']} ended before it was up; see its log.") from error
             if time.monotonic() > deadline:
@@ -166,8 +171,7 @@ class ComposeStack(LocalStack):
         (self.folder / "logs").mkdir(exist_ok=True)
         for name, service in self.services.items():
             log = self.folder / "logs" / f"{name.removeprefix(f'{self.contender.name}-')}.log"
-            with suppress(StackError):
-                log.write_text(self.testbed.project.compose("logs", "--no-log-prefix", service, override=self.override))
+            self.testbed.project.keep_log(service, log, self.override)
         with suppress(StackError):  # what is left of them, the project's end removes
             self.testbed.project.remove(list(self.services.values()), self.override)
 

@@ -146,6 +146,11 @@ class Project:
         self.compose("up", *fresh, *services, override=override)
         return {service: self.compose("ps", "-aq", service, override=override).strip() for service in services}
 
+    def keep_log(self, service: str, file: Path, override: Path | None = None) -> None:
+        """Write to a file what the containers of a service have printed; nothing where they are gone."""
+        with suppress(StackError):
+            file.write_text(self.compose("logs", "--no-log-prefix", service, override=override))
+
     def remove(self, services: Sequence[str], override: Path) -> None:
         """Remove the containers of services, running or not."""
         self.compose("rm", "--stop", "--force", "--volumes", *services, override=override)

@@ -86,6 +86,8 @@ def test_a_round_and_a_worker_kill_are_measured_and_accounted_for(tmp_path: Path
     assert "sha256:" in servers["image redis"]
     assert servers["limits of inline"].endswith("1536 MiB of memory")
     assert "POSTGRES_PASSWORD" not in json.dumps(run)
+    (log,) = tmp_path.glob("*/supervisor/compose/postgres.log")
+    assert "database system is ready to accept connections" in log.read_text()
 
 
 def test_faults_of_containers_happen(tmp_path: Path) -> None:
@@ -183,3 +185,13 @@ def test_a_container_that_does_not_come_up_fails_its_block_alone(tmp_path: Path,
     assert blocks["inline"]["why"] == ["The container of inline-api ended before it was up; see its log."]
     folder = next((tmp_path / "runs").glob("*")) / blocks["inline"]["folder"]
     assert "this app is broken" in (folder / "logs" / "api.log").read_text()
+
+
+def test_a_shared_server_that_does_not_come_up_ends_the_run_and_leaves_its_log(tmp_path: Path, broken: Path) -> None:
+    (broken / "lab" / "stacks" / "mailsink.py").write_text("raise SystemExit('no mail today')\n")
+    done, run = lab("compare", "--rounds", "1", out=tmp_path / "runs", checkout=broken)
+    assert done.returncode == COULD_NOT_MEASURE
+    assert done.stderr.splitlines() == ["lab: The container of mail ended before it was up; see its log."]
+    (log,) = (tmp_path / "runs").glob("*/supervisor/compose/mail.log")
+    assert "no mail today" in log.read_text()
+    assert {block["state"] for block in run["blocks"]} == {"planned"}

@@ -23,8 +23,22 @@ def test_a_container_whose_end_was_seen_is_not_waited_for() -> None:
     watch = Containers({})
 
     def ask() -> None:
-        watch.records.append({"event": "ended", "name": "inline-api"})
+        watch.records.append({"event": "ended", "kind": "container", "name": "inline-api"})
         raise ConnectionRefusedError
 
     with pytest.raises(StackError, match=r"^The container of inline-api ended before it was up; see its log\.$"):
         compose.wait_until_up("inline-api", watch, ask)
+
+
+def test_a_process_that_ends_in_a_container_that_goes_on_is_no_end() -> None:
+    """PostgreSQL's first start has many of them."""
+    watch = Containers({})
+    watch.records.append({"event": "ended", "kind": "inside", "name": "postgres"})
+    answers = iter([ConnectionRefusedError(), None])
+
+    def ask() -> str:
+        if error := next(answers):
+            raise error
+        return "17.0"
+
+    assert compose.wait_until_up("postgres", watch, ask) == "17.0"
