@@ -197,6 +197,8 @@ def test_more_workers_of_both_kinds_share_the_load(project: Project) -> None:
         assert until(lambda: len(tasks_by_worker(project)) == 3, within_s=60), tasks_by_worker(project)
     finally:
         project.web("/stop", form={})
+    assert until(lambda: tasks_on_the_page(project)["not_done"] == 0, within_s=60), tasks_on_the_page(project)
+    assert tasks_on_the_page(project)["done"] == tasks_on_the_page(project)["acknowledged"] > 0
     print("tasks by Celery worker:", tasks_by_worker(project))
 
 
@@ -208,6 +210,12 @@ def test_flower_sees_all_celery_workers(project: Project) -> None:
             return sum(worker["status"] for worker in json.load(answer)["data"])
 
     assert until(lambda: seen() == workers, within_s=30)
+
+
+def tasks_on_the_page(project: Project) -> dict[str, int]:
+    """Return what the page Comparison says of Celery's tasks."""
+    tasks: dict[str, int] = project.web("/comparison/state")["load"]["contenders"]["celery"]["tasks"]
+    return tasks
 
 
 def tasks_by_worker(project: Project) -> Counter[str]:
