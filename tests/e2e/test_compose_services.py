@@ -1,19 +1,25 @@
 """docker-compose.yml as a person gets it: a clean copy, `make env`, `docker compose up`; then inspected, and used."""
 
 import json
+import os
+import pty
 import secrets
+import select
 import shutil
 import stat
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.errors import COULD_NOT_MEASURE
 from lab.stacks.servers import free_port
 from tests.e2e.containers import copy_tracked_files, docker, guards_missing, image_leaks, inspected
 from tests.support import until
@@ -180,6 +186,41 @@ def test_the_bench_profile_leaves_a_report(project: Project) -> None:
     assert len(reports) == 1, printed
     summary = json.loads((reports[0].parent / "summary.json").read_text())
     assert {block["contender"] for block in summary["blocks"]} == {"inline", "celery"}, printed
+
+
+def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished(project: Project) -> None:
+    before = set((project.folder / "runs").iterdir())
+    command = ["docker", "compose", "--project-directory", str(project.folder), "--profile", "bench", "run", "--rm"]
+    options = ["--scenario", "action", "--rounds", "5", "--duration", "2", "--rate", "5"]
+    status, said = until_ctrl_c([*command, "bench", *options], at=b"block 2/", within_s=120)
+    assert status == COULD_NOT_MEASURE, said
+    assert "Traceback" not in said
+    (run,) = set((project.folder / "runs").iterdir()) - before
+    blocks = json.loads((run / "run.json").read_text())["blocks"]
+    assert blocks[0]["state"] == "finished"
+    assert blocks[-1]["state"] == "planned"
+    assert (run / "report.html").exists()
+    one_off = ["--filter", f"label=com.docker.compose.project={project.name}", "--filter", "name=-bench-run-"]
+    assert until(lambda: docker("ps", "-aq", *one_off) == "", within_s=30)
+
+
+def until_ctrl_c(command: list[str], at: bytes, within_s: float) -> tuple[int, str]:
+    """Run a command in a terminal, press Ctrl-C once it has said this, and return its exit status and all it said."""
+    terminal, of_command = pty.openpty()
+    with subprocess.Popen(
+        command, stdin=of_command, stdout=of_command, stderr=of_command, start_new_session=True
+    ) as process:
+        os.close(of_command)
+        said, pressed, deadline = b"", False, time.monotonic() + within_s
+        with suppress(OSError):  # that is how the end of a terminal is told
+            while time.monotonic() < deadline:
+                if select.select([terminal], [], [], 1)[0]:
+                    said += os.read(terminal, 4096)
+                if at in said and not pressed:
+                    pressed = bool(os.write(terminal, b"\x03"))
+        os.close(terminal)
+        process.kill()
+        return process.wait(), said.decode(errors="replace")
 
 
 def test_more_workers_of_both_kinds_share_the_load(project: Project) -> None:
