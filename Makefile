@@ -25,7 +25,7 @@ test: $(READY) ## every test that needs no container engine and no browser
 test-e2e: $(READY) ## the tests that need a browser or a container engine
 	$(BIN)/pytest -m e2e $(ARGS)
 
-test-compose-stack: $(READY) ## the tests of --stack compose: five minutes on a quiet machine with a container engine
+test-compose-stack: $(READY) ## the tests of --stack compose: six minutes on a quiet machine with a container engine
 	$(BIN)/pytest -m compose_stack $(ARGS)
 
 lint: $(READY)

@@ -23,6 +23,7 @@ from lab.errors import COULD_NOT_MEASURE, LabError, UsageError
 from lab.faults import FAULTS
 from lab.rundir import ContenderRecord, Plan, RunDir, ScenarioRecord
 from lab.scenario import load_scenarios
+from lab.stacks.override import services_of
 
 app = typer.Typer(
     name="lab",
@@ -124,7 +125,7 @@ def compare(
         faults=[] if no_faults else choose_faults(fault or DEFAULT_FAULTS),
         may_load=i_may_load or [],
     )
-    check_what_runs_already(plan)
+    check_contenders_fit(plan)
     check_faults_apply(plan)
     measure(plan, out, as_json)
 
@@ -265,9 +266,11 @@ def choose_faults(names: list[str]) -> list[str]:
     return check_names("fault", names, list(FAULTS))
 
 
-def check_what_runs_already(plan: Plan) -> None:
+def check_contenders_fit(plan: Plan) -> None:
     """Raise UsageError where a contender cannot be measured in this way, or must not be."""
     for contender in plan.contenders:
+        if plan.stack == "compose":
+            services_of(contender)
         if contender.url is None and plan.stack == "running":
             raise UsageError(f"--stack running needs contenders that run already, and '{contender.name}' has no `url`.")
         if contender.url is None:

@@ -14,6 +14,8 @@ import psutil
 
 from lab.clock import steal_seconds
 from lab.environment import available_cpus
+from lab.stacks import engine
+from lab.stacks.supervisor import StackError
 
 MIN_FREE_BYTES = 2 * 1024**3
 MIN_MEMORY_BYTES = 3 * 1024**3
@@ -43,6 +45,7 @@ def examine(runs: Path) -> list[Finding]:
         lambda: disk(runs),
         open_files,
         clock,
+        containers,
     ]
     return [check() for check in checks]
 
@@ -121,3 +124,11 @@ def clock() -> Finding:
     info = time.get_clock_info("monotonic")
     verdict: Literal["good", "limit"] = "good" if "CLOCK_MONOTONIC" in info.implementation else "limit"
     return Finding(verdict, "clock", f"{info.implementation}, resolution {info.resolution * 1e9:.0f} ns.")
+
+
+def containers() -> Finding:
+    """Without a container engine and compose v2 only `--stack compose` is missing."""
+    try:
+        return Finding("good", "containers", f"{engine.check_engine()}: --stack compose can be used.")
+    except StackError as error:
+        return Finding("limit", "containers", f"--stack compose cannot be used. {error}")

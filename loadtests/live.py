@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from loadtests.arrivals import NS_PER_S
 from loadtests.recorder import Sample
+from loadtests.tasks import Tasks
 
 # The one contender where none is named.
 UNNAMED = "app"
@@ -159,9 +160,13 @@ class _Contender:
 
 
 class Live:
-    """The figures of the run that is on, or of the last one; it takes samples in any order and of any process."""
+    """The figures of the run that is on, or of the last one; it takes samples in any order and of any process.
 
-    def __init__(self) -> None:
+    ``tasks`` knows what became of the tasks, as far as somebody does.
+    """
+
+    def __init__(self, tasks: Tasks | None = None) -> None:
+        self._tasks = tasks or Tasks({})
         self._state: State = "ready"
         self._scenario = ""
         self._rate: float | None = None
@@ -172,6 +177,7 @@ class Live:
 
     def begin(self, scenario: str, rate: float | None, urls: Mapping[str, str], start_ns: int | None = None) -> None:
         """Forget the last run and begin one: ``urls`` by contender, the start by the monotonic clock (now)."""
+        self._tasks.begin()
         self._state, self._scenario, self._rate, self._elapsed_s = "running", scenario, rate, 0.0
         self._start_ns = time.monotonic_ns() if start_ns is None else start_ns
         self._contenders = {name: _Contender(url) for name, url in urls.items()}
@@ -195,6 +201,7 @@ class Live:
             count += 1
             second = (sample.intended_ns - self._start_ns) // NS_PER_S
             self._contenders[sample.contender or UNNAMED].add(second, sample)
+            self._tasks.add(sample)
         if worker is not None:
             self._workers.setdefault(worker, {"state": "running", "samples": 0})["samples"] += count
 
@@ -211,7 +218,9 @@ class Live:
             "rate": self._rate,
             "elapsed_s": round(elapsed_s, 3),
             "workers": {worker: dict(known) for worker, known in self._workers.items()},
-            "contenders": {name: one.as_dict(elapsed_s) for name, one in self._contenders.items()},
+            "contenders": {
+                name: one.as_dict(elapsed_s) | {"tasks": self._tasks.of(name)} for name, one in self._contenders.items()
+            },
         }
 
     def _since_start_s(self) -> float:

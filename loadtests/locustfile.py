@@ -24,10 +24,11 @@ from locust.web import WebUI
 from loadtests.arrivals import NS_PER_S, gap_s, wait_until
 from loadtests.distributed import Inbox, Outbox
 from loadtests.live import UNNAMED, Live
-from loadtests.options import COMMAND_LINE_ONLY, add_arguments, check_mode, read_options
+from loadtests.options import COMMAND_LINE_ONLY, LoadOptions, add_arguments, check_mode, read_options
 from loadtests.recorder import Sample
 from loadtests.run import LoadRun, permitted_to
 from loadtests.target import UsageError
+from loadtests.tasks import Tasks
 from loadtests.users import scenario
 from loadtests.webui import add_page
 
@@ -161,8 +162,8 @@ class LoadSession:
         )
 
 
-def _check(values: dict[str, Any], host: str | None) -> None:
-    """Raise UsageError, or OSError for the samples file, where no run can be made of the options."""
+def _check(values: dict[str, Any], host: str | None) -> LoadOptions:
+    """Return the options. Raises UsageError, or OSError for the samples file, where no run can be made of them."""
     options = read_options(values | {"host": host})
     check_mode(values)
     for name, url in options.targets.items():
@@ -170,6 +171,10 @@ def _check(values: dict[str, Any], host: str | None) -> None:
     scenario(options.scenario, options.probe_work, options.probe_seconds, options.requests)
     if options.samples is not None:
         options.samples.open("ab").close()
+    for name, folder in options.contender_data.items():
+        if not folder.is_dir():
+            raise UsageError(f"--contender-data {name}={folder}: there is no such folder.")
+    return options
 
 
 def _refuse_form(environment: Environment) -> Response | None:
@@ -178,7 +183,9 @@ def _refuse_form(environment: Environment) -> Response | None:
         return None
     form = request.form.to_dict()
     try:
-        if foreign := sorted((COMMAND_LINE_ONLY.keys() | {"i_may_load", "contender_url"}) & form.keys()):
+        if foreign := sorted(
+            (COMMAND_LINE_ONLY.keys() | {"i_may_load", "contender_url", "contender_data"}) & form.keys()
+        ):
             raise UsageError(f"--{foreign[0].replace('_', '-')} can be given on the command line only.")
         _check(vars(environment.parsed_options) | form, form.get("host", environment.host))
     except (UsageError, OSError) as error:
@@ -193,7 +200,7 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     try:
         if values["contender_url"] and environment.host:
             raise UsageError("--host and --contender-url exclude each other: give every server a name, or none.")
-        _check(values, "http://127.0.0.1" if waits_for_form else environment.host)
+        options = _check(values, "http://127.0.0.1" if waits_for_form else environment.host)
     except (UsageError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -206,7 +213,7 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
         web_ui.app.before_request(lambda: _refuse_form(environment))
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
-    live = Live() if web_ui is not None else None
+    live = Live(Tasks(options.contender_data)) if web_ui is not None else None
     if values["contender_url"]:
         OneArrivalPerSecond.host = "by contender"  # what the form's field Host shows instead of asking for one
     if web_ui is not None and live is not None:

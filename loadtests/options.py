@@ -53,7 +53,16 @@ def contender_urls(given: Sequence[str]) -> dict[str, str]:
     return urls
 
 
+def contender_folders(given: Sequence[str]) -> dict[str, Path]:
+    """Return the folder of each contender, of ``NAME=FOLDER`` with commas between. Raises UsageError for another."""
+    pairs = [one.strip().partition("=") for text in given for one in text.split(",")]
+    if wrong := [name for name, _, folder in pairs if not folder]:
+        raise UsageError(f"--contender-data {wrong[0]} must look like inline=/data/inline.")
+    return {name: Path(folder) for name, _, folder in pairs}
+
+
 ContenderUrls = Annotated[dict[str, str], BeforeValidator(contender_urls)]
+ContenderFolders = Annotated[dict[str, Path], BeforeValidator(contender_folders)]
 
 
 class LoadOptions(BaseModel):
@@ -64,6 +73,7 @@ class LoadOptions(BaseModel):
     host: str | None
     i_may_load: tuple[str, ...] = ()
     contender_url: ContenderUrls = {}
+    contender_data: ContenderFolders = {}
     contender: str | None = None
     scenario: ScenarioName
     arrivals: ArrivalKind
@@ -97,6 +107,12 @@ class LoadOptions(BaseModel):
         if self.contender and self.contender not in (known := contender_choices(self.contender_url)):
             named = ", ".join(known) or "none, for which --contender-url is missing"
             raise UsageError(f"--contender {self.contender} is not known; there is: {named}.")
+        return self
+
+    @model_validator(mode="after")
+    def _data_is_of_a_contender(self) -> Self:
+        if unknown := sorted(self.contender_data.keys() - self.contender_url.keys()):
+            raise UsageError(f"--contender-data {unknown[0]}: there is no --contender-url of that name.")
         return self
 
     @property
@@ -169,6 +185,15 @@ def add_arguments(parser: "LocustArgumentParser") -> None:
         env_var="LOCUST_CONTENDERS",
         metavar="NAME=URL",
         help="a server to load in place of --host, and its name; repeatable, or with commas between",
+        include_in_web_ui=False,
+    )
+    parser.add_argument(
+        "--contender-data",
+        action="append",
+        default=[],
+        env_var="LOCUST_CONTENDER_DATA",
+        metavar="NAME=FOLDER",
+        help="the DATA_DIR of a contender, for its tasks on the page Comparison; repeatable, or with commas between",
         include_in_web_ui=False,
     )
     choices = contender_choices(_named_contenders())

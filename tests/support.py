@@ -1,5 +1,7 @@
-"""What several tests need: waiting with a deadline, and programs to put under the supervisor."""
+"""What several tests need: waiting with a deadline, programs to put under the supervisor, a `docker` that fails."""
 
+import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,3 +50,17 @@ def _is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def docker_client(folder: Path, version: str, compose: str) -> str:
+    """Make a `docker` that does this for `version` and `compose version`, and nothing else; return a PATH with it."""
+    folder.mkdir()
+    client = folder / "docker"
+    client.write_text(f'#!/bin/sh\ncase "$1" in\nversion) {version};;\ncompose) {compose};;\nesac\nexit 99\n')
+    client.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def says(words: str, status: int) -> str:
+    """Return what a shell does to say something on standard error, and end with this status."""
+    return f"echo {shlex.quote(words)} >&2; exit {status}"

@@ -48,7 +48,9 @@ def code(sentence: str) -> Markup:
 
 
 def markdown_table(table: Table) -> str:
-    """Return a table as GitHub-flavoured Markdown, numbers to the right."""
+    """Return a table as GitHub-flavoured Markdown, numbers to the right; a sentence where it has no rows."""
+    if not table.rows:
+        return "Nothing was measured."
     rule = ["---" if column < table.labels else "---:" for column in range(len(table.head))]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in [table.head, rule, *table.rows])
 

@@ -134,7 +134,7 @@ def _extent(run: RunRecord) -> list[str]:
     if run.plan.exploratory:
         found.append(
             "This run is exploratory: it was seen in the web UI, where contenders side by side share CPUs and disturb "
-            "each other. It gives no verdicts."
+            "each other. It gives no verdicts, and CPU and memory were not sampled."
         )
         found += [
             f"The figures of {block.contender} include {block.injections} fault{'s' if block.injections > 1 else ''} "

@@ -1,16 +1,12 @@
 """The compose stack: one contender in fresh containers, from the repository's docker-compose.yml and an override.
 
-What users start is what is measured: the same services, image, limits and hardening. The override, which is made for
-each block, says only what differs: the contender's commands and settings, CPUs, ports of the lab's choosing, a database
-and a data directory of the block's own, and networks that can be cut one by one.
+What users start is what is measured: the same services, image, limits and hardening.
 """
 
-import json
 import os
 import re
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -18,18 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from lab.contenders import fill
-from lab.environment import PROJECT
-from lab.errors import LabError
 from lab.rundir import ContenderRecord, Placement
 from lab.stacks import engine, servers
 from lab.stacks.containers import Containers
 from lab.stacks.local import GENERATOR, STOP_GRACE_S, LocalStack
+from lab.stacks.override import as_yaml, contender_override, make_folder, services_of, shared_override
 from lab.stacks.supervisor import StackError, Supervisor
 
 T = TypeVar("T")
 
-PORT = 8000
 SHARED = ["postgres", "mail"]
 # The lab's image has a tag of its own: building it must not make compose replace services that a person runs.
 APP_IMAGE = "backgroundtasks-vs-celery:lab"
@@ -42,108 +35,8 @@ NO_MEMORY_BYTES = 6 * 1024**2
 # started inside that needs more.
 A_LITTLE_BYTES = 64 * 1024
 TRIES = 20
-
-Override = dict[str, Any]
-
-
-def services_of(contender: ContenderRecord) -> dict[str, str]:
-    """Return the compose service of each part of a contender, by the part's name: API first, then workers, broker.
-
-    Raises LabError for what the compose file has no services for.
-    """
-    if contender.folder and Path(contender.folder) != PROJECT:
-        raise LabError(f"'{contender.name}' is not in the image: --stack compose runs the lab's own contenders.")
-    if len(contender.workers) > 1 or bool(contender.workers) != (contender.broker == "redis"):
-        raise LabError(f"'{contender.name}' needs other services than docker-compose.yml has: one worker and a Redis.")
-    names = ["api", "worker-1", "broker"] if contender.workers else ["api"]
-    services = ["celery", "worker", "redis"] if contender.workers else ["inline"]
-    return {f"{contender.name}-{name}": service for name, service in zip(names, services, strict=True)}
-
-
-def contender_override(
-    contender: ContenderRecord,
-    image: str,
-    placement: Placement,
-    database: str,
-    data: Path,
-    ports: Mapping[str, int],
-) -> Override:
-    """Return what a block changes in the compose file; ``ports`` are those on the host by service.
-
-    Passwords are not in it: compose takes them from the environment, as in the file.
-    """
-    api, *others = services_of(contender).values()
-    commands = dict(zip([api, *others[:1]], [contender.api, *contender.workers], strict=True))
-    address = f"postgresql://postgres:${{POSTGRES_PASSWORD}}@postgres:5432/{database}"
-    program = {
-        "image": image,
-        "user": container_user(),
-        "environment": contender.env | {"DATABASE_URL": address, "DATA_DIR": "/data"},
-        "volumes": [f"{data}:/data"],
-        "depends_on": {},  # on health checks, which are off
-        "healthcheck": {"disable": True},  # it would take CPU time from the contender; the lab asks from outside
-    }
-    services: dict[str, Override] = {
-        service: program | {"command": [in_container(part) for part in fill(command, PORT, len(placement.contender))]}
-        for service, command in commands.items()
-    }
-    services[api]["ports"] = [f"127.0.0.1:{ports[api]}:{PORT}"]
-    if others:
-        worker, broker = others
-        services[api]["networks"] = ["default", "api-broker"]
-        services[worker]["networks"] = ["default", "worker-broker"]
-        services[broker] = {
-            "networks": ["api-broker", "worker-broker"],
-            "ports": [f"127.0.0.1:{ports[broker]}:6379"],
-            "healthcheck": {"disable": True},
-        }
-    for service in services.values():
-        service |= cpuset(placement.contender, placement)
-    return {"services": services, "networks": {"api-broker": {}, "worker-broker": {}} if others else {}}
-
-
-def shared_override(image: str, placement: Placement, mails: Path, port: int) -> Override:
-    """Return what a run changes in the compose file for PostgreSQL and the mail sink."""
-    no_check = {"healthcheck": {"disable": True}} | cpuset(placement.generator, placement)
-    mail = {
-        "image": image,
-        "user": container_user(),
-        "command": ["python", "-m", "lab.stacks.mailsink", "1025", "/mails/mails.jsonl", "0.0.0.0"],  # noqa: S104
-        "volumes": [f"{mails}:/mails"],
-    }
-    return {"services": {"postgres": {"ports": [f"127.0.0.1:{port}:5432"]} | no_check, "mail": mail | no_check}}
-
-
-def as_yaml(override: Override) -> str:
-    """Return an override as compose reads it, in which ports and dependencies take the place of the file's own."""
-    text = json.dumps(override, indent=2)
-    return text.replace('"ports": [', '"ports": !override [').replace('"depends_on": {}', '"depends_on": !reset {}')
-
-
-def in_container(part: str) -> str:
-    """Return a part of a command as it must be in a container: its own Python, and reachable from outside.
-
-    Compose reads a single dollar as the beginning of a variable.
-    """
-    return {sys.executable: "python", "127.0.0.1": "0.0.0.0"}.get(part, part).replace("$", "$$")  # noqa: S104
-
-
-def cpuset(wanted: list[int], placement: Placement) -> Override:
-    """Return the setting that pins a service to CPUs; none where the system cannot pin."""
-    return {"cpuset": ",".join(map(str, wanted))} if placement.pinned else {}
-
-
-def container_user() -> str:
-    """Return the user of the programs: this one, so that both can handle the data; never root."""
-    return f"{os.getuid()}:{os.getgid()}" if os.getuid() else "1000:1000"
-
-
-def make_folder(path: Path) -> Path:
-    """Make a folder that the programs in the containers may write."""
-    path.mkdir(parents=True)
-    if not os.getuid():
-        os.chown(path, 1000, 1000)
-    return path
+KILLED_WITHIN_S = 1.0
+FED_WITHIN_S = 10.0
 
 
 class ComposeTestbed:
@@ -169,8 +62,8 @@ class ComposeTestbed:
         with ExitStack() as undo:
             undo.enter_context(self.project)
             self._get_images()
-            self._start_shared(passwords["POSTGRES_PASSWORD"])
-            undo.enter_context(self.watch)
+            undo.callback(self._keep_logs)
+            self._start_shared(passwords["POSTGRES_PASSWORD"], undo)
             self._undo = undo.pop_all()
         return self
 
@@ -195,11 +88,11 @@ class ComposeTestbed:
             where = self.placement.generator if service in SHARED else self.placement.contender
             self.versions[f"limits of {service}"] = f"CPUs {', '.join(map(str, where))}; {memory:.0f} MiB of memory"
 
-    def _start_shared(self, password: str) -> None:
+    def _start_shared(self, password: str, undo: ExitStack) -> None:
         port, mails = servers.free_port(), make_folder(self.folder / "mails")
         override = self.folder / "shared.yml"
         override.write_text(as_yaml(shared_override(self.image, self.placement, mails, port)))
-        self.watch = Containers(self.project.up(SHARED, override))
+        self.watch = undo.enter_context(Containers(self.project.up(SHARED, override)))
         url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
         version = wait_until_up("postgres", self.watch, lambda: servers.postgres_version(url))
         self.postgres = servers.Postgres("postgres", url, version, self.supervisor, None)
@@ -207,6 +100,10 @@ class ComposeTestbed:
         wait_until_up("mail", self.watch, file.stat)
         self.mail = servers.MailSink("mail", "smtp://mail:1025", "aiosmtpd", self.supervisor, None, file)
         self.versions |= {"postgres": version}
+
+    def _keep_logs(self) -> None:
+        for service in SHARED:
+            self.project.keep_log(service, self.folder / f"{service}.log")
 
     def stack(self, contender: ContenderRecord, folder: Path) -> "ComposeStack":
         """Return a fresh stack of a contender, not yet up, that leaves its files in a block's folder."""
@@ -220,9 +117,10 @@ def wait_until_up(name: str, watch: Containers, ask: Callable[[], T]) -> T:
         try:
             return ask()
         except (StackError, *servers.AWAY) as error:
-            ends = [record for record in watch.records if record["event"] == "ended"]
+            records = list(watch.records)
+            ends = [one for one in records if (one["event"], one["kind"]) == ("ended", "container")]
             if ends:
-                raise StackError(f"The container of {ends[0]['name']} ended before it was up.") from error
+                raise StackError(f"The container of {ends[0]['name']} ended before it was up; see its log.") from error
             if time.monotonic() > deadline:
                 first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
                 raise StackError(f"{name} was not up within {UP_WITHIN_S:g} s ({first}).") from error
@@ -273,8 +171,7 @@ class ComposeStack(LocalStack):
         (self.folder / "logs").mkdir(exist_ok=True)
         for name, service in self.services.items():
             log = self.folder / "logs" / f"{name.removeprefix(f'{self.contender.name}-')}.log"
-            with suppress(StackError):
-                log.write_text(self.testbed.project.compose("logs", "--no-log-prefix", service, override=self.override))
+            self.testbed.project.keep_log(service, log, self.override)
         with suppress(StackError):  # what is left of them, the project's end removes
             self.testbed.project.remove(list(self.services.values()), self.override)
 
@@ -391,12 +288,14 @@ class ComposeStack(LocalStack):
         return pids
 
     def _starve(self, name: str) -> None:
-        size = NO_MEMORY_BYTES
+        size, before = NO_MEMORY_BYTES, self.instances([name])
         for _ in range(TRIES):
             try:
                 self._limit(name, size)
             except StackError as error:
                 if not (used := re.search(r"current usage: (\d+)", str(error))):
+                    if self._ends(before):  # killed (cgroup v2) while the engine was still at it
+                        return
                     raise
                 size = int(used[1]) + A_LITTLE_BYTES  # by now it may use more
             else:
@@ -405,10 +304,27 @@ class ComposeStack(LocalStack):
             with suppress(StackError):  # it is mostly killed with the container
                 engine.docker("exec", self._id(name), "python", "-c", "bytearray(1 << 24)")
 
+    def _ends(self, before: Mapping[str, int]) -> bool:
+        deadline = time.monotonic() + KILLED_WITHIN_S
+        while (alike := self.instances(before) == before) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return not alike
+
     def feed(self, names: Iterable[str]) -> None:
-        """Give containers their memory limits back."""
+        """Give containers their memory limits back. Raises StackError where the engine refuses that for long."""
         for name in names:
-            self._limit(name, self._limits[name])
+            self._feed(name)
+
+    def _feed(self, name: str) -> None:
+        """Try until it succeeds: the engine refuses while a container that cannot live ends, and is started again."""
+        deadline = time.monotonic() + FED_WITHIN_S
+        while True:
+            try:
+                return self._limit(name, self._limits[name])
+            except StackError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def was_starved(self, before: Mapping[str, int]) -> bool:
         """Return whether in each of these a process has ended and the engine says that memory was wanting."""

@@ -74,6 +74,8 @@ def check_engine() -> str:
     except StackError as error:
         if "no `docker`" in str(error):
             raise
+        if "permission denied" in str(error):
+            raise StackError("The container engine does not let this user in; see `docker version`.") from error
         raise StackError("No container engine answers; start it, and see `docker version`.") from error
     try:
         compose = docker("compose", "version", "--short").strip().removeprefix("v")
@@ -143,6 +145,11 @@ class Project:
         fresh = ["--detach", "--no-deps", "--no-build", "--force-recreate"]
         self.compose("up", *fresh, *services, override=override)
         return {service: self.compose("ps", "-aq", service, override=override).strip() for service in services}
+
+    def keep_log(self, service: str, file: Path, override: Path | None = None) -> None:
+        """Write to a file what the containers of a service have printed; nothing where they are gone."""
+        with suppress(StackError):
+            file.write_text(self.compose("logs", "--no-log-prefix", service, override=override))
 
     def remove(self, services: Sequence[str], override: Path) -> None:
         """Remove the containers of services, running or not."""

@@ -19,7 +19,7 @@ const ROWS = [
   ["requests", "Requests"], ["acknowledged", "Acknowledged"], ["failed", "Failed"], ["unsent", "Unsent"],
 ];
 const TASKS = [["acknowledged", "Tasks acknowledged"], ["done", "Tasks done"], ["not_done", "Tasks not yet done"],
-  ["backlog", "Messages in the queue"]];
+  ["not_started", "Tasks not yet started"], ["backlog", "Messages in the queue"]];
 
 let last = null, beingSaved = false;
 const $ = (id) => document.getElementById(id);
@@ -54,9 +54,10 @@ function figures(load, lab) {
     }));
     body.append(element("tr", {}, element("th", { scope: "row" }, title), ...cells));
   }
-  if (lab) for (const [key, title] of TASKS) {
-    const cells = names.map((name) => element("td", { colspan: 2, "data-figure": `${name}/lab/${key}` },
-      shown(lab.contenders[name] ? lab.contenders[name][key] : null, key)));
+  const tasks = names.map((name) => (lab ? lab.contenders[name] : load.contenders[name].tasks) || {});
+  for (const [key, title] of TASKS.filter(([key]) => tasks.some((one) => key in one))) {
+    const cells = names.map((name, i) => element("td", { colspan: 2, "data-figure": `${name}/tasks/${key}` },
+      shown(tasks[i][key], key)));
     body.append(element("tr", {}, element("th", { scope: "row" }, title), ...cells));
   }
   table.append(body);

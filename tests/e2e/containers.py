@@ -1,11 +1,24 @@
-"""What a container must be, asked of the container engine and of the container's first process."""
+"""A clean copy of the checkout, and what a container must be, asked of the engine and of its first process."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from lab.environment import PROJECT
+
 LOOPBACK = {"127.0.0.1", "::1"}
+
+
+def copy_tracked_files(folder: Path) -> None:
+    """Copy what a clone would have, with changes that are not committed yet."""
+    listed = subprocess.run(["git", "-C", str(PROJECT), "ls-files", "-z"], capture_output=True, check=True, text=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (PROJECT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, folder / name)
 
 
 def docker(*arguments: str, given: str | None = None, check: bool = True) -> str:

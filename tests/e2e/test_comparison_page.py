@@ -154,6 +154,21 @@ def test_it_fills_and_says_what_failed_and_when_it_has_stopped(start: Start, pag
     expect(page.get_by_role("button")).to_have_count(0)  # no lab is behind it
 
 
+def test_it_shows_the_tasks_of_whom_a_journal_can_be_read_without_a_lab(start: Start, page: Page) -> None:
+    """A figure that is not known is a dash; where nothing is known of anybody's tasks there are no such rows."""
+    web_ui, shown = start(), snapshot()
+    web_ui.show(shown)
+    page.goto(f"{web_ui.url}/comparison")
+    expect(page.get_by_text("Acknowledged", exact=True)).to_be_visible()
+    assert page.get_by_text("Tasks done").count() == 0
+    shown["contenders"]["celery"]["tasks"] = {"acknowledged": 1200, "not_started": 30, "done": 1000, "not_done": 200}
+    web_ui.show(shown)
+    for key, text in {"acknowledged": "1,200", "not_started": "30", "done": "1,000", "not_done": "200"}.items():
+        expect(page.locator(f"[data-figure='celery/tasks/{key}']")).to_have_text(text)
+        expect(page.locator(f"[data-figure='inline/tasks/{key}']")).to_have_text("–")
+    assert page.get_by_text("Messages in the queue").count() == 0
+
+
 def test_two_pages_show_the_same_and_both_say_when_the_connection_is_lost(
     start: Start, browser: Browser, page: Page
 ) -> None:

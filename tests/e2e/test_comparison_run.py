@@ -73,7 +73,7 @@ def test_both_are_loaded_hurt_seen_and_saved(page: Page, web_ui: str, tmp_path: 
     page.get_by_role("link", name="Comparison").click()
     expect(status).to_contain_text("Stopped", timeout=20_000)
     for name in NAMES:
-        expect(figure(page, f"{name}/lab/acknowledged")).not_to_have_text("0")
+        expect(figure(page, f"{name}/tasks/acknowledged")).not_to_have_text("0")
     save.click()
     report = page.get_by_role("link", name=re.compile("-exploratory$"))
     expect(report).to_be_visible(timeout=60_000)
@@ -104,7 +104,7 @@ def agrees(page: Page, name: str, summary: dict[str, Any]) -> None:
     for shown, saved in figures.items():
         assert number(page, f"{name}/total/{shown}") == pytest.approx(row[saved]["median"], rel=0.02)
     shares = [s for s in summary["shares"] if s["contender"] == name and s["request_outcome"] == "acknowledged"]
-    assert number(page, f"{name}/lab/acknowledged") == sum(share["count"] for share in shares)
+    assert number(page, f"{name}/tasks/acknowledged") == sum(share["count"] for share in shares)
 
 
 def take_pictures(page: Page) -> None:

@@ -1,22 +1,27 @@
 """docker-compose.yml as a person gets it: a clean copy, `make env`, `docker compose up`; then inspected, and used."""
 
 import json
+import os
+import pty
 import secrets
+import select
 import shutil
 import stat
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.environment import PROJECT
+from lab.errors import COULD_NOT_MEASURE
 from lab.stacks.servers import free_port
-from tests.e2e.containers import docker, guards_missing, image_leaks, inspected
+from tests.e2e.containers import copy_tracked_files, docker, guards_missing, image_leaks, inspected
 from tests.support import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
@@ -91,15 +96,6 @@ class Project:
         label = f"label=com.docker.compose.project={self.name}"
         kinds = (["ps", "-aq"], ["network", "ls", "-q"], ["volume", "ls", "-q"])
         return [one for kind in kinds for one in docker(*kind, "--filter", label).split()]
-
-
-def copy_tracked_files(folder: Path) -> None:
-    """Copy what a clone would have, with changes that are not committed yet."""
-    listed = subprocess.run(["git", "-C", str(PROJECT), "ls-files", "-z"], capture_output=True, check=True, text=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +188,41 @@ def test_the_bench_profile_leaves_a_report(project: Project) -> None:
     assert {block["contender"] for block in summary["blocks"]} == {"inline", "celery"}, printed
 
 
+def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished(project: Project) -> None:
+    before = set((project.folder / "runs").iterdir())
+    command = ["docker", "compose", "--project-directory", str(project.folder), "--profile", "bench", "run", "--rm"]
+    options = ["--scenario", "action", "--rounds", "5", "--duration", "2", "--rate", "5"]
+    status, said = until_ctrl_c([*command, "bench", *options], at=b"block 2/", within_s=120)
+    assert status == COULD_NOT_MEASURE, said
+    assert "Traceback" not in said
+    (run,) = set((project.folder / "runs").iterdir()) - before
+    blocks = json.loads((run / "run.json").read_text())["blocks"]
+    assert blocks[0]["state"] == "finished"
+    assert blocks[-1]["state"] == "planned"
+    assert (run / "report.html").exists()
+    one_off = ["--filter", f"label=com.docker.compose.project={project.name}", "--filter", "name=-bench-run-"]
+    assert until(lambda: docker("ps", "-aq", *one_off) == "", within_s=30)
+
+
+def until_ctrl_c(command: list[str], at: bytes, within_s: float) -> tuple[int, str]:
+    """Run a command in a terminal, press Ctrl-C once it has said this, and return its exit status and all it said."""
+    terminal, of_command = pty.openpty()
+    with subprocess.Popen(
+        command, stdin=of_command, stdout=of_command, stderr=of_command, start_new_session=True
+    ) as process:
+        os.close(of_command)
+        said, pressed, deadline = b"", False, time.monotonic() + within_s
+        with suppress(OSError):  # that is how the end of a terminal is told
+            while time.monotonic() < deadline:
+                if select.select([terminal], [], [], 1)[0]:
+                    said += os.read(terminal, 4096)
+                if at in said and not pressed:
+                    pressed = bool(os.write(terminal, b"\x03"))
+        os.close(terminal)
+        process.kill()
+        return process.wait(), said.decode(errors="replace")
+
+
 def test_more_workers_of_both_kinds_share_the_load(project: Project) -> None:
     others = {one for one in project.containers() if project.service_of(one) not in {"worker", "locust-worker"}}
     project.compose("up", "--wait", "--scale", "worker=3", "--scale", "locust-worker=4")
@@ -207,6 +238,8 @@ def test_more_workers_of_both_kinds_share_the_load(project: Project) -> None:
         assert until(lambda: len(tasks_by_worker(project)) == 3, within_s=60), tasks_by_worker(project)
     finally:
         project.web("/stop", form={})
+    assert until(lambda: tasks_on_the_page(project)["not_done"] == 0, within_s=60), tasks_on_the_page(project)
+    assert tasks_on_the_page(project)["done"] == tasks_on_the_page(project)["acknowledged"] > 0
     print("tasks by Celery worker:", tasks_by_worker(project))
 
 
@@ -218,6 +251,12 @@ def test_flower_sees_all_celery_workers(project: Project) -> None:
             return sum(worker["status"] for worker in json.load(answer)["data"])
 
     assert until(lambda: seen() == workers, within_s=30)
+
+
+def tasks_on_the_page(project: Project) -> dict[str, int]:
+    """Return what the page Comparison says of Celery's tasks."""
+    tasks: dict[str, int] = project.web("/comparison/state")["load"]["contenders"]["celery"]["tasks"]
+    return tasks
 
 
 def tasks_by_worker(project: Project) -> Counter[str]:

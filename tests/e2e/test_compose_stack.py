@@ -15,6 +15,7 @@ import pytest
 
 from lab.environment import PROJECT
 from lab.errors import COULD_NOT_MEASURE
+from tests.e2e.containers import copy_tracked_files
 from tests.support import until
 
 pytestmark = [pytest.mark.compose_stack, pytest.mark.timeout(400)]
@@ -36,9 +37,11 @@ def command(*arguments: str, out: Path) -> list[str]:
     return [sys.executable, "-m", "lab", *arguments, "--stack", "compose", "--out", str(out), "--rate", "10"]
 
 
-def lab(*arguments: str, out: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+def lab(
+    *arguments: str, out: Path, checkout: Path = PROJECT
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """Run the lab to its end; return what it said, and its run.json."""
-    done = subprocess.run(command(*arguments, out=out), capture_output=True, text=True, cwd=PROJECT, timeout=400)
+    done = subprocess.run(command(*arguments, out=out), capture_output=True, text=True, cwd=checkout, timeout=400)
     (run,) = out.glob("*/run.json")
     return done, json.loads(run.read_text())
 
@@ -83,6 +86,8 @@ def test_a_round_and_a_worker_kill_are_measured_and_accounted_for(tmp_path: Path
     assert "sha256:" in servers["image redis"]
     assert servers["limits of inline"].endswith("1536 MiB of memory")
     assert "POSTGRES_PASSWORD" not in json.dumps(run)
+    (log,) = tmp_path.glob("*/supervisor/compose/postgres.log")
+    assert "database system is ready to accept connections" in log.read_text()
 
 
 def test_faults_of_containers_happen(tmp_path: Path) -> None:
@@ -148,3 +153,45 @@ def test_without_an_engine_it_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == COULD_NOT_MEASURE
     assert done.stderr.splitlines()[-1] == "lab: No container engine answers; start it, and see `docker version`."
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A copy of the checkout, to be broken."""
+    folder = tmp_path / "clone"
+    copy_tracked_files(folder)
+    return folder
+
+
+def test_an_image_that_cannot_be_built_is_told_of(tmp_path: Path, broken: Path) -> None:
+    with (broken / "Dockerfile").open("a") as recipe:
+        recipe.write("RUN exit 42\n")
+    done, run = lab("compare", "--rounds", "1", out=tmp_path / "runs", checkout=broken)
+    assert done.returncode == COULD_NOT_MEASURE
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("lab: The image of the apps could not be built.")
+    assert "exit code: 42" in sentence
+    assert {block["state"] for block in run["blocks"]} == {"planned"}
+
+
+def test_a_container_that_does_not_come_up_fails_its_block_alone(tmp_path: Path, broken: Path) -> None:
+    (broken / "inline_app" / "main.py").write_text("raise SystemExit('this app is broken')\n")
+    options = ["--rounds", "1", "--duration", "2", "--contender", "inline", "--contender", "celery", "--fault", "none"]
+    done, run = lab("compare", *options, out=tmp_path / "runs", checkout=broken)
+    assert done.returncode == COULD_NOT_MEASURE
+    assert "Traceback" not in done.stdout + done.stderr
+    blocks = {block["contender"]: block for block in run["blocks"] if block["repeat_of"] is None}
+    assert {name: block["state"] for name, block in blocks.items()} == {"inline": "failed", "celery": "finished"}
+    assert blocks["inline"]["why"] == ["The container of inline-api ended before it was up; see its log."]
+    folder = next((tmp_path / "runs").glob("*")) / blocks["inline"]["folder"]
+    assert "this app is broken" in (folder / "logs" / "api.log").read_text()
+
+
+def test_a_shared_server_that_does_not_come_up_ends_the_run_and_leaves_its_log(tmp_path: Path, broken: Path) -> None:
+    (broken / "lab" / "stacks" / "mailsink.py").write_text("raise SystemExit('no mail today')\n")
+    done, run = lab("compare", "--rounds", "1", out=tmp_path / "runs", checkout=broken)
+    assert done.returncode == COULD_NOT_MEASURE
+    assert done.stderr.splitlines() == ["lab: The container of mail ended before it was up; see its log."]
+    (log,) = (tmp_path / "runs").glob("*/supervisor/compose/mail.log")
+    assert "no mail today" in log.read_text()
+    assert {block["state"] for block in run["blocks"]} == {"planned"}

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from lab.environment import PROJECT, available_cpus
+from tests.support import docker_client, says
 
 
-def run_lab(*arguments: str | Path, prefix: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_lab(
+    *arguments: str | Path, prefix: list[str] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `lab` to its end, as a user would."""
     command = [*(prefix or []), sys.executable, "-m", "lab", *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    env = os.environ | environment
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +88,52 @@ def test_list_names_contenders_scenarios_and_faults() -> None:
     assert done.returncode == 0
     for name in ("inline", "celery-threads", "mixed", "deploy"):
         assert name in done.stdout
+
+
+# The words of Docker's own client 28.2: what it says without an engine, and without its plugin compose.
+NO_ENGINE = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+NOT_LET_IN = (
+    "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock: Get "
+    '"http://%2Fvar%2Frun%2Fdocker.sock/v1.50/version": dial unix /var/run/docker.sock: connect: permission denied'
+)
+NO_COMPOSE = (
+    "unknown flag: --short\n\nUsage:  docker [OPTIONS] COMMAND [ARG...]\n\nRun 'docker --help' for more information"
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "compose", "sentence"),
+    [
+        (says(NO_ENGINE, 1), "exit 99", "No container engine answers; start it, and see `docker version`."),
+        (says(NOT_LET_IN, 1), "exit 99", "The container engine does not let this user in; see `docker version`."),
+        (
+            "echo 26.1.5; exit",
+            says(NO_COMPOSE, 125),
+            "`docker compose` is not there: --stack compose needs compose v2.24 or newer.",
+        ),
+        ("echo 26.1.5; exit", "echo v2.20.3; exit", "This is compose 2.20.3: --stack compose needs v2.24 or newer."),
+    ],
+    ids=["no engine", "not let in", "no compose", "old compose"],
+)
+def test_what_the_compose_stack_misses_is_named(tmp_path: Path, version: str, compose: str, sentence: str) -> None:
+    """Each by a sentence of its own, before anything is started."""
+    path = docker_client(tmp_path / "bin", version, compose)
+    done = run_lab("compare", "--quick", "--stack", "compose", "--out", tmp_path / "runs", PATH=path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"lab: {sentence}"]
+
+
+def test_a_machine_without_docker_is_told_what_is_needed(tmp_path: Path) -> None:
+    """No `docker` on PATH at all."""
+    done = run_lab("compare", "--quick", "--stack", "compose", "--out", tmp_path, PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["lab: There is no `docker` on PATH: --stack compose needs a container engine."]
+
+
+def test_doctor_says_that_the_compose_stack_cannot_be_used_and_trusts_the_machine_no_less(tmp_path: Path) -> None:
+    """Its verdict names what is bad; that there is no container engine is a limit."""
+    done = run_lab("doctor", PATH=str(tmp_path))
+    *findings, verdict = done.stdout.splitlines()
+    assert "limit containers --stack compose cannot be used." in " ".join(" ".join(findings).split())
+    assert verdict.startswith("This machine can")
+    assert "containers" not in verdict

@@ -209,7 +209,10 @@ def test_a_load_is_saved_once_it_is_over_without_the_tasks_of_others(client: Cli
     assert tasks["celery"] == {str(uuid5(request_id, "0")): "done" for request_id in own}
     assert len(tasks["inline"]) == 1
     assert client.state()["saved"] == [{"run": said["run"], "report": str(directory.path / "report.html")}]
-    assert "This run is exploratory" in (directory.path / "report.md").read_text()
+    written = (directory.path / "report.md").read_text()
+    assert "This run is exploratory" in written
+    assert "CPU and memory were not sampled" in written
+    assert "## Resources\n\nNothing was measured.\n" in written
     assert not list(client.samples.parent.glob(".saving-*"))
     client.begin()
     client.send("celery")

@@ -258,6 +258,16 @@ def test_what_cannot_be_run_is_refused_in_a_sentence_before_anything_is_sent(
     assert server.connections == 0
 
 
+def test_a_data_folder_that_is_not_there_is_refused(locust: Start) -> None:
+    """In a sentence that names it."""
+    code, output = ended(
+        locust("", "--contender-url", "one=http://127.0.0.1:1", "--contender-data", "one=/no/such/folder")
+    )
+    assert code == 2, output
+    assert "--contender-data one=/no/such/folder: there is no such folder." in output
+    assert "Traceback" not in output
+
+
 def test_without_a_schedule_each_user_is_one_arrival_a_second(locust: Start, tmp_path: Path) -> None:
     """Forty users for four seconds are about 160 requests, at random times, in Locust's own table too."""
     path = tmp_path / "samples"
@@ -342,6 +352,7 @@ def test_the_web_ui_offers_the_contenders_and_both(locust: Start) -> None:
         form = {"user_count": 20, "spawn_rate": 100, "host": "", "scenario": "action"}
         assert not ui.swarm(**form, contender="nobody")["success"]
         assert not ui.swarm(**form, contender_url="x=http://127.0.0.1:1")["success"]
+        assert not ui.swarm(**form, contender_data="one=/etc")["success"]
         assert ui.swarm(**form, contender="other")["success"]
         assert until(lambda: len(other.received) > 20)
         ui.post("/stop")

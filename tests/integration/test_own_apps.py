@@ -50,6 +50,15 @@ def test_the_example_compares_something_else(tmp_path: Path) -> None:
     assert summary["bystanders"] == []
 
 
+def test_an_own_app_is_not_measured_in_containers(tmp_path: Path) -> None:
+    """It is not in the image: that is said at once, and no run directory is made."""
+    done = run_lab(tmp_path / "runs", "--contenders", EXAMPLE / "contenders.toml", "--stack", "compose")
+    assert done.returncode == 2
+    sentence = "lab: 'uvloop' is not in the image: --stack compose runs the lab's own contenders."
+    assert done.stderr.splitlines() == [sentence]
+    assert not (tmp_path / "runs").exists()
+
+
 def describe(path: Path, **contenders: dict[str, str]) -> Path:
     """Write a file of contenders that run already."""
     tables = [

@@ -7,9 +7,9 @@ import pytest
 from lab.cli import check_faults_apply
 from lab.contenders import load_contenders
 from lab.environment import PROJECT
-from lab.errors import LabError, UsageError
+from lab.errors import UsageError
 from lab.rundir import Placement, Plan
-from lab.stacks.compose import as_yaml, contender_override, services_of
+from lab.stacks.override import as_yaml, contender_override, services_of
 
 CONTENDERS = load_contenders(PROJECT / "contenders.toml")
 PLACEMENT = Placement(contender=[2, 3], generator=[0, 1], pinned=True)
@@ -54,10 +54,22 @@ def test_api_and_worker_reach_the_broker_on_networks_that_can_be_cut_one_by_one(
     assert services["redis"]["networks"] == ["api-broker", "worker-broker"]
 
 
-def test_what_is_not_in_the_image_is_refused() -> None:
-    own = CONTENDERS["inline"].model_copy(update={"folder": "/somewhere"})
-    with pytest.raises(LabError, match="'inline' is not in the image"):
-        services_of(own)
+@pytest.mark.parametrize(
+    ("name", "differs", "sentence"),
+    [
+        ("inline", {"folder": "/somewhere"}, "'inline' is not in the image"),
+        ("inline", {"url": "http://127.0.0.1:8001"}, "'inline' runs already"),
+        ("celery", {"workers": [["one"], ["two"]]}, "'celery' needs other services"),
+        ("celery", {"broker": None}, "'celery' needs other services"),
+    ],
+)
+def test_what_the_compose_file_cannot_run_is_refused(name: str, differs: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        services_of(CONTENDERS[name].model_copy(update=differs))
+
+
+def test_each_of_the_labs_own_contenders_can_be_run_in_containers() -> None:
+    assert all(services_of(contender) for contender in CONTENDERS.values())
 
 
 def plan(stack: str, fault: str, *contenders: str) -> Plan:

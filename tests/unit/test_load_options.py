@@ -78,6 +78,8 @@ def test_the_forms_text_becomes_numbers_and_its_empty_seed_none() -> None:
         ({"contender_url": ["inline"]}, "--contender-url inline must look like"),
         ({"contender_url": ["a=http://localhost:1", "a=http://localhost:2"]}, "the name a is taken"),
         ({"contender_url": ["both=http://localhost:1"]}, "the name both is taken"),
+        ({"contender_data": ["inline"]}, "--contender-data inline must look like"),
+        ({"contender_data": ["a=/data"]}, "--contender-data a: there is no --contender-url"),
         ({"contender": "celery"}, "--contender celery is not known"),
         ({"contender_url": ["a=http://localhost:1"], "contender": "both"}, "--contender both is not known"),
         ({"scenario": "nonsense"}, "--scenario nonsense"),

@@ -1,0 +1,90 @@
+"""What became of the tasks of a load, where the journals of those who do them can be read: docs/whats-here.md.
+
+For the page "Comparison", which asks once a second; the load itself speaks HTTP only, and needs none of this.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid5
+
+from loadtests.recorder import Sample
+
+ENDS = {"succeeded", "failed", "given_up", "skipped"}
+
+
+class _Journal:
+    """The journal files of one contender, each line read once."""
+
+    def __init__(self, data: Path) -> None:
+        self._folder = data / "journal"
+        self._read: dict[Path, int] = {}
+        self.started: set[str] = set()
+        self.ended: set[str] = set()
+
+    def begin(self) -> None:
+        """Forget all, and pass over what is there: it is of loads before. Raises OSError."""
+        self.started.clear()
+        self.ended.clear()
+        self._read = {file: file.stat().st_size for file in self._folder.glob("*.jsonl")}
+
+    def read(self) -> None:
+        """Take in the lines that are new and whole. Raises OSError; ValueError or LookupError for another's."""
+        for file in self._folder.glob("*.jsonl"):
+            with file.open("rb") as lines:
+                lines.seek(self._read.get(file, 0))
+                data = lines.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._read[file] = self._read.get(file, 0) + len(whole)
+            for line in whole.splitlines():
+                self._take(json.loads(line))
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if line.get("event") == "started":
+            self.started.add(line["task_id"])
+        elif line.get("event") in ENDS:
+            self.ended.add(line["task_id"])
+
+
+class Tasks:
+    """Counts the acknowledged tasks of a load by contender; ``data`` is the DATA_DIR of those of whom it tells."""
+
+    def __init__(self, data: Mapping[str, Path]) -> None:
+        self._journals = {name: _Journal(folder) for name, folder in data.items()}
+        self._acknowledged: dict[str, set[str]] = {name: set() for name in data}
+
+    def begin(self) -> None:
+        """Begin with a new load."""
+        for name, journal in self._journals.items():
+            self._acknowledged[name].clear()
+            with suppress(OSError):  # then it cannot be read either, which is told
+                journal.begin()
+
+    def add(self, sample: Sample) -> None:
+        """Take one request, and with it the tasks that it caused."""
+        if sample.outcome == "acknowledged" and sample.contender in self._acknowledged:
+            ids = (str(uuid5(UUID(sample.request_id), str(position))) for position in range(sample.tasks))
+            self._acknowledged[sample.contender].update(ids)
+
+    def of(self, contender: str) -> dict[str, int] | None:
+        """Return how many tasks are ``acknowledged``, and of these ``not_started``, ``done`` and ``not_done``.
+
+        Done is what has ended, whatever its end. None where no journal is known, or it cannot be read.
+        """
+        journal = self._journals.get(contender)
+        if journal is None:
+            return None
+        try:
+            journal.read()
+        except (OSError, ValueError, LookupError):
+            return None
+        tasks = self._acknowledged[contender]
+        done = len(tasks & journal.ended)
+        return {
+            "acknowledged": len(tasks),
+            "not_started": len(tasks - journal.started - journal.ended),
+            "done": done,
+            "not_done": len(tasks) - done,
+        }
