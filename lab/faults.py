@@ -15,10 +15,9 @@ from types import TracebackType
 from typing import Self, cast
 
 from lab.load import read_header
-from lab.rundir import ContenderRecord
+from lab.rundir import GRACE_S, ContenderRecord, Plan, ScenarioRecord
 from lab.stacks.stack import ContainerStack, Stack
 
-DEPLOY_GRACE_S = 10.0
 BROKEN_FOR_S = 2.5
 CONFIRMED_WITHIN_S = 5.0
 HEALED_WITHIN_S = 30.0
@@ -91,9 +90,18 @@ def kill(stack: Stack, names: list[str]) -> list[int]:
     return stack.kill(names)
 
 
-def deploy(stack: Stack, names: list[str]) -> list[int]:
-    """Replace everything that runs the app's code, with a grace period."""
-    return stack.replace(names, DEPLOY_GRACE_S)
+def deploy(grace_s: float = GRACE_S, outlasting_s: float = 0) -> Fault:
+    """Return the fault that replaces everything that runs the app's code.
+
+    ``outlasting_s`` is how long the tasks take that it finds: it waits for these, for the grace period at most.
+    """
+    return Fault(
+        "deploy",
+        f"SIGTERM to API and workers, SIGKILL after a grace period (by default {GRACE_S:g} s), new processes",
+        lambda stack: [stack.api, *stack.workers],
+        lambda stack, names: stack.replace(names, grace_s),
+        part_s=7 + min(grace_s, outlasting_s),
+    )
 
 
 def containers(stack: Stack) -> ContainerStack:
@@ -106,13 +114,7 @@ FAULTS = {
     for fault in [
         Fault("api-kill", "SIGKILL of the API", lambda stack: [stack.api], kill),
         Fault("worker-kill", "SIGKILL of all workers", lambda stack: stack.workers, kill, needs_workers=True, part_s=6),
-        Fault(
-            "deploy",
-            f"SIGTERM to API and workers, SIGKILL after {DEPLOY_GRACE_S:g} s, new processes",
-            lambda stack: [stack.api, *stack.workers],
-            deploy,
-            part_s=7,
-        ),
+        deploy(),
         Fault(
             "worker-pause",
             "SIGSTOP of all workers for 2 s",
@@ -172,6 +174,11 @@ FAULTS = {
         ),
     ]
 }
+
+
+def as_planned(name: str, plan: Plan, scenario: ScenarioRecord) -> Fault:
+    """Return a fault as a plan has it, under the load of a scenario."""
+    return deploy(plan.grace_s, scenario.probe_seconds or 0) if name == "deploy" else FAULTS[name]
 
 
 def inject(fault: Fault, stack: Stack) -> Injection:

@@ -57,6 +57,7 @@ def summarise(run_dir: Path) -> Summary:
         interrupted=run.interrupted,
         rounds_planned=run.plan.rounds,
         horizon_s=run.plan.horizon_s,
+        grace_s=run.plan.grace_s,
         contenders=[Contender(name=c.name, title=c.title, slots=c.slots) for c in run.plan.contenders],
         limitations=words.limitations(run, calibrated=(run_dir / "calibration.json").exists()),
         sentences=[],

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from lab.rundir import GRACE_S
 from lab.stats import Verdict
 
 SUMMARY_SCHEMA = 1
@@ -181,6 +182,7 @@ class Summary(Part):
     interrupted: bool
     rounds_planned: int
     horizon_s: float
+    grace_s: float = Field(default=GRACE_S, description="what a deploy gave each process, in seconds")
     contenders: list[Contender]
     limitations: list[str] = Field(description="what stands above the numbers")
     sentences: list[str] = Field(description="what the numbers mean, in words")

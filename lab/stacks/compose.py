@@ -338,10 +338,10 @@ class ComposeStack(LocalStack):
         return pids
 
     def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
-        """Stop containers with a grace period, as a deploy does, and start them again."""
+        """Stop containers with a grace period of whole seconds, as a deploy does, and start them again."""
         names = list(names)
         pids = list(self.instances(names).values())
-        self._docker("stop", names, "--time", str(round(grace_s)))
+        self._docker("stop", names, "--time", str(round(grace_s)), within_s=grace_s + engine.ANSWER_WITHIN_S)
         self._docker("start", names)
         return pids
 
@@ -425,9 +425,11 @@ class ComposeStack(LocalStack):
     def _limit(self, name: str, size: int) -> None:
         engine.docker("update", "--memory", str(size), "--memory-swap", str(size), self._id(name))
 
-    def _docker(self, command: str, names: Iterable[str], *options: str) -> None:
+    def _docker(
+        self, command: str, names: Iterable[str], *options: str, within_s: float = engine.ANSWER_WITHIN_S
+    ) -> None:
         if self.watch:
-            engine.docker(command, *options, *(self._id(name) for name in names))
+            engine.docker(command, *options, *(self._id(name) for name in names), within_s=within_s)
 
     def _id(self, name: str) -> str:
         return self._watch().all[name].id

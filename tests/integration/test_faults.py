@@ -12,7 +12,7 @@ import pytest
 from lab import faults
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, available_cpus, place
-from lab.faults import FAULTS, Fault, Nemesis, inject
+from lab.faults import FAULTS, Fault, Nemesis, deploy, inject
 from lab.rundir import ContenderRecord
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.stack import Stack
@@ -74,14 +74,11 @@ def test_each_fault_ends_what_it_hits_and_the_stack_comes_back(shared: Servers, 
             assert not {process.pid for process in family(running, names)} & {process.pid for process in hit}
 
 
-def test_a_deploy_kills_what_outlasts_the_grace_period(
-    shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deploy_kills_what_outlasts_the_grace_period(shared: Servers, tmp_path: Path) -> None:
     """A process that takes no notice of SIGTERM is given its time, and no more."""
-    monkeypatch.setattr(faults, "DEPLOY_GRACE_S", 0.5)
     with stack(shared, stub(tmp_path, on_term="SIG_IGN"), tmp_path) as running:
         hit = family(running, [running.api])
-        done = inject(FAULTS["deploy"], running)
+        done = inject(deploy(grace_s=0.5), running)
     assert done.confirmed
     assert not alive(hit)
     assert done.ended_ns is not None

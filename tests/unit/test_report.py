@@ -397,3 +397,21 @@ def test_the_command_that_repeats_a_run_of_faults_names_no_duration_that_was_not
     faults = plan(["inline"], rounds=0, command="faults", faults=["deploy"], fault_repeats=3, fault_duration_s=None)
     assert words.reproduce(faults).endswith("--fault deploy --rate 20")
     assert "--rounds 3" in words.reproduce(faults)
+    assert "--grace" not in words.reproduce(faults)
+
+
+def test_a_grace_period_that_was_asked_for_is_said(tmp_path: Path) -> None:
+    """Beside every deploy, and in the command that repeats the run; the usual one and other faults are not touched."""
+    block = Block("inline")
+    PLANTS["done"](block, "POST /action")
+    directory, run = one_round(tmp_path / "r", inline=block)
+    run.plan.faults, run.plan.grace_s = ["deploy"], 0.1
+    run.blocks[0].fault, run.blocks[0].round = "deploy", 0
+    directory.write(run)
+    summary = report.write(directory.path)
+    assert "--grace 0.1" in summary.reproduce
+    assert any("with deploy (grace 0.1 s)" in sentence for sentence in summary.sentences)
+    for text in (printed(summary), (directory.path / "report.md").read_text()):
+        assert "deploy (grace 0.1 s)" in text
+    assert words.fault("deploy", 10) == "deploy"
+    assert words.fault("api-kill", 0.1) == "api-kill"
