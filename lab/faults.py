@@ -42,8 +42,8 @@ def has_ended(stack: Stack, before: dict[str, int]) -> bool:
 
 
 def stands_still(stack: Stack, before: dict[str, int]) -> bool:
-    """Return whether the instances of before are paused."""
-    return bool(before) and stack.stands_still(before)
+    """Return whether the instances of before are paused, and still the same."""
+    return stack.instances(before) == before and stack.stands_still(before)
 
 
 def is_cut(stack: Stack, before: dict[str, int]) -> bool:
@@ -192,13 +192,18 @@ def inject(fault: Fault, stack: Stack) -> Injection:
     injection.pids = fault.inject(stack, names)
     if _wait(lambda: fault.happened(stack, before), CONFIRMED_WITHIN_S):
         injection.ended_ns = time.monotonic_ns()
-        injection.confirmed = bool(injection.pids)
+        injection.confirmed = hit_all(names, before, injection.pids)
     if fault.heal:
         time.sleep(fault.on_for_s)
         fault.heal(stack, names)
     if _wait(stack.is_ready, HEALED_WITHIN_S):
         injection.healed_ns = time.monotonic_ns()
     return injection
+
+
+def hit_all(names: list[str], before: dict[str, int], pids: list[int]) -> bool:
+    """Return whether each of the targets ran when the fault came, and was hit."""
+    return bool(names) and before.keys() == set(names) and set(before.values()) <= set(pids)
 
 
 def _wait(condition: Callable[[], bool], within_s: float) -> bool:

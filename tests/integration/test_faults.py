@@ -12,7 +12,7 @@ import pytest
 from lab import faults
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, available_cpus, place
-from lab.faults import FAULTS, Fault, Nemesis, deploy, inject
+from lab.faults import FAULTS, Fault, Nemesis, deploy, inject, stands_still
 from lab.rundir import ContenderRecord
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.stack import Stack
@@ -117,6 +117,35 @@ def test_a_fault_with_nothing_to_hit_is_not_confirmed(shared: Servers, tmp_path:
         late = inject(FAULTS["api-kill"], running)
         assert (late.pids, late.confirmed) == ([], False)
         assert late.healed_ns is not None
+
+
+@pytest.mark.parametrize("fault", ["deploy", "worker-kill"])
+def test_a_fault_that_finds_a_part_dead_is_not_confirmed(shared: Servers, tmp_path: Path, fault: str) -> None:
+    """What it did to the others it did, and that is not what was asked for."""
+    idle = ["{python}", "-c", "import time; time.sleep(600)"]
+    contender = stub(tmp_path).model_copy(update={"workers": [idle, idle]})
+    with stack(shared, contender, tmp_path) as running:
+        dead, *others = FAULTS[fault].targets(running)[::-1]
+        shared.supervisor.signal(dead, signal.SIGKILL)
+        assert until(lambda: shared.supervisor.children[dead].poll() is not None)
+        hit = [running.instances([name])[name] for name in others]
+        done = inject(FAULTS[fault], running)
+        assert sorted(done.pids) == sorted(hit)
+        assert done.ended_ns is not None
+        assert not done.confirmed
+        assert until(lambda: len(running.instances([dead])) == 1)
+        assert inject(FAULTS[fault], running).confirmed, "now that it runs"
+
+
+def test_what_has_ended_does_not_stand_still(shared: Servers, tmp_path: Path) -> None:
+    """A process that was paused and is gone, or is another one by now, does nothing, but not for that reason."""
+    with stack(shared, stub(tmp_path), tmp_path) as running:
+        before = running.instances([running.api])
+        running.pause(before)
+        assert until(lambda: stands_still(running, before))
+        running.kill(before)
+        assert until(lambda: running.instances(before) != before)
+        assert not stands_still(running, before)
 
 
 def under_load(folder: Path, start_s: float, end_s: float) -> tuple[Path, int, int]:
