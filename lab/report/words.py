@@ -2,8 +2,9 @@
 
 import math
 import shlex
+from collections.abc import Mapping
 
-from lab.report.summary import Comparison, FaultFigures, RouteFigures, Share, Spread, Summary
+from lab.report.summary import Comparison, Fate, FaultFigures, RouteFigures, Share, Spread, Summary
 from lab.rundir import GRACE_S, BlockRecord, Plan, RunRecord
 
 NONE = "–"
@@ -112,6 +113,12 @@ def count_with_interval(share: Share) -> str:
 def fault(name: str, grace_s: float) -> str:
     """Return a fault's name, of a deploy with the grace period where that is not the usual one."""
     return name if name != "deploy" or grace_s == GRACE_S else f"{name} (grace {seconds(grace_s)})"
+
+
+def by_fate(counts: Mapping[Fate, int]) -> str:
+    """Return how many tasks had which fate, without those that none had: ``6 not done, 1 recovered``."""
+    found = [f"{count:,} {fate.replace('_', ' ')}" for fate, count in counts.items() if count]
+    return ", ".join(found) or "none"
 
 
 def below(of: int) -> str:

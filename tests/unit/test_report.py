@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from lab import report, stats
-from lab.report import terminal, words
+from lab.report import tables, terminal, words
 from lab.report.schema import schema_text
 from lab.report.summary import Comparison, RouteFigures, Summary
 from lab.rundir import RunDir, RunRecord
@@ -222,6 +222,25 @@ def test_a_fault_block_counts_for_fates_and_not_for_figures(tmp_path: Path) -> N
     assert any("`inline` with api-sigkill" in sentence for sentence in summary.sentences)
 
 
+def test_fates_are_counted_of_acknowledged_tasks_and_apart_from_those_of_other_requests(tmp_path: Path) -> None:
+    """A duplicate without an answer is none of an acknowledged task, and what was recovered is nobody's “other”."""
+    block = Block("celery")
+    told = ["done", "done", "lost_in_the_middle", "stranded", "duplicated", "duplicated", "failed"]
+    for plant in [*told, "not_done", "recovered", "duplicated_without_a_yes", "unexpected", "never_asked_for"]:
+        PLANTS[plant](block, "POST /action")
+    directory, run = one_round(tmp_path / "r", celery=block)
+    glance = tables.glance(report.write(directory.path), "mixed").rows
+    assert [row[-4:] for row in glance] == [["7", "2", "1", "4"]]
+    run.plan.faults = ["worker-kill"]
+    run.blocks[0].fault, run.blocks[0].round = "worker-kill", 0
+    directory.write(run)
+    table = tables.faults(report.write(directory.path))
+    cells = dict(zip(table.head, table.rows[0], strict=True))
+    columns = ("acknowledged", "done", "lost", "stranded", "duplicated", "other")
+    assert [cells[column] for column in columns] == ["7", "2", "1", "1", "2", "1"]
+    assert cells["without a yes"] == "1 duplicated, 1 not done, 1 recovered, 2 unexpected"
+
+
 def faulted(
     tmp_path: Path, injected_s: list[float], disturbed_s: list[float], every_s: float = 0.1, done: bool = True
 ) -> float | None:
@@ -413,5 +432,6 @@ def test_a_grace_period_that_was_asked_for_is_said(tmp_path: Path) -> None:
     assert any("with deploy (grace 0.1 s)" in sentence for sentence in summary.sentences)
     for text in (printed(summary), (directory.path / "report.md").read_text()):
         assert "deploy (grace 0.1 s)" in text
+    assert "…" not in printed(summary)
     assert words.fault("deploy", 10) == "deploy"
     assert words.fault("api-kill", 0.1) == "api-kill"
