@@ -198,7 +198,7 @@ class Experiment:
 
             planned_s = scenario.warmup_s + scenario.duration_s
             load.drive(self.supervisor, command, stack.generator_cpus, folder / "logs" / "locust.log", planned_s, tick)
-            faults = nemesis.records()
+            faults = nemesis.records(self.interrupt.check)
         (folder / "faults.json").write_text(json.dumps(faults, indent=2))
         block.injections = len(faults) if fault else None
         self._drain(block, folder, stack, tail)

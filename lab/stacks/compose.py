@@ -13,8 +13,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -337,11 +339,18 @@ class ComposeStack(LocalStack):
                 os.kill(pid, signal.SIGKILL)
         return pids
 
-    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
+    def replace(self, names: Iterable[str], grace_s: float, over: Event) -> list[int]:
         """Stop containers with a grace period of whole seconds, as a deploy does, and start them again."""
         names = list(names)
         pids = list(self.instances(names).values())
-        self._docker("stop", names, "--time", str(round(grace_s)), within_s=grace_s + engine.ANSWER_WITHIN_S)
+        options, within_s = ["--time", str(round(grace_s))], grace_s + engine.ANSWER_WITHIN_S
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(self._docker, "stop", names, *options, within_s=within_s)
+            while not stopping.done():
+                if over.wait(POLL_S):
+                    self.kill(names)  # then there is nothing left to wait for
+                    time.sleep(POLL_S)
+            stopping.result()
         self._docker("start", names)
         return pids
 

@@ -135,10 +135,12 @@ def test_a_task_can_be_followed(finished: tuple[RunDir, subprocess.CompletedProc
 
 
 def test_ctrl_c_ends_in_order_and_reports(tmp_path: Path) -> None:
-    """The block in hand is dropped, the report is written, and nothing is left running."""
-    with started_lab("compare", "--quick", *SHORT, "--duration", "30", "--out", tmp_path) as lab:
+    """The block in hand is dropped with the deploy that goes on, the report is written, and nothing is left running."""
+    deploy = ["--contender", "celery", "--fault", "deploy", "--scenario", "long-tasks", "--grace", "600"]
+    with started_lab("faults", *deploy, *SHORT, "--duration", "4", "--out", tmp_path) as lab:
         wait_for_load(tmp_path)
         processes = family(lab)
+        assert until(lambda: "Shutting down" in "".join(log.read_text() for log in tmp_path.glob("*/blocks/*/logs/*")))
         lab.send_signal(signal.SIGINT)
         output, _ = lab.communicate(timeout=60)
     directory = the_run(tmp_path)
