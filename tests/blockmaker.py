@@ -10,6 +10,7 @@ from uuid import UUID, uuid4, uuid5
 
 import duckdb
 
+from lab.globs import no_glob
 from lab.rundir import BlockRecord
 
 ROUTES = {
@@ -194,7 +195,7 @@ def write_parquet(rows: list[dict[str, Any]], columns: dict[str, str], target: P
     lines.write_text(as_lines(rows))
     declared = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
     duckdb.execute(
-        f"COPY (FROM read_json('{lines}', format = 'newline_delimited', columns = {{{declared}}})) "
+        f"COPY (FROM read_json('{no_glob(lines)}', format = 'newline_delimited', columns = {{{declared}}})) "
         f"TO '{target}' (FORMAT parquet)"
     )
     lines.unlink()

@@ -6,12 +6,15 @@ import re
 from io import StringIO
 from pathlib import Path
 from random import Random
+from uuid import UUID
 
 import duckdb
 import pytest
 from rich.console import Console
 
 from lab import report, stats
+from lab.globs import no_glob
+from lab.history import history
 from lab.report import tables, terminal, words
 from lab.report.schema import schema_text
 from lab.report.summary import Comparison, RouteFigures, Summary
@@ -239,6 +242,18 @@ def test_fates_are_counted_of_acknowledged_tasks_and_apart_from_those_of_other_r
     columns = ("acknowledged", "done", "lost", "stranded", "duplicated", "other")
     assert [cells[column] for column in columns] == ["7", "2", "1", "1", "2", "1"]
     assert cells["without a yes"] == "1 duplicated, 1 not done, 1 recovered, 2 unexpected"
+
+
+def test_a_run_is_read_by_its_name_whatever_is_in_it(tmp_path: Path) -> None:
+    """Beside another one that the name would match as a pattern, with the same result as under a plain name."""
+    odd = make_run(tmp_path / "run[1]*?", {"inline": 1.0, "celery": 1.5}, rounds=1)
+    make_run(tmp_path / "run1ab", {"inline": 9.0, "celery": 9.0}, rounds=1)
+    plain = make_run(tmp_path / "plain", {"inline": 1.0, "celery": 1.5}, rounds=1)
+    assert report.write(odd).model_dump(exclude={"run"}) == report.write(plain).model_dump(exclude={"run"})
+    block = odd / RunDir(odd).read().blocks[0].folder
+    sql = "SELECT task_id FROM read_parquet($tasks) WHERE route = 'POST /multi-tasks' LIMIT 1"
+    (task_id,) = duckdb.execute(sql, {"tasks": no_glob(block / "tasks.parquet")}).fetchone() or ("",)
+    assert any("is done" in sentence for sentence in history(block, UUID(task_id)))
 
 
 def faulted(
