@@ -21,7 +21,7 @@ from lab.contenders import load_contenders
 from lab.environment import PROJECT
 from lab.errors import COULD_NOT_MEASURE, LabError, UsageError
 from lab.faults import FAULTS
-from lab.rundir import ContenderRecord, Plan, RunDir, ScenarioRecord
+from lab.rundir import GRACE_S, ContenderRecord, Plan, RunDir, ScenarioRecord
 from lab.scenario import load_scenarios
 from lab.stacks.override import services_of
 
@@ -43,6 +43,7 @@ DEFAULT_SCENARIOS = ["mixed"]
 DEFAULT_ROUNDS = 5
 DEFAULT_FAULTS = ["api-kill", "worker-kill", "deploy"]
 HORIZON_S = 15.0
+MOST_GRACE_S = 600.0
 
 
 class Stack(StrEnum):
@@ -141,6 +142,14 @@ def faults(
         float | None,
         typer.Option("--duration", min=4, max=86_400, help="Seconds of the window in which a fault comes four times."),
     ] = None,
+    grace_s: Annotated[
+        float,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            help=f"What a deploy gives each process between SIGTERM and SIGKILL: up to {MOST_GRACE_S:g}.",
+        ),
+    ] = GRACE_S,
     stack: StackOption = Stack.local,
     seed: Seed = None,
     out: Out = Path("runs"),
@@ -159,8 +168,10 @@ def faults(
         faults=choose_faults(fault or DEFAULT_FAULTS),
         fault_repeats=rounds,
         fault_duration_s=duration_s,
+        grace_s=grace_s,
     )
     check_faults_apply(plan)
+    check_grace(plan)
     measure(plan, out, as_json)
 
 
@@ -291,6 +302,16 @@ def check_faults_apply(plan: Plan) -> None:
         if name not in DEFAULT_FAULTS and not any(fault.applies_to(contender) for contender in plan.contenders):
             names = ", ".join(contender.name for contender in plan.contenders)
             raise UsageError(f"The fault '{name}' can be done to none of the contenders that were asked for: {names}.")
+
+
+def check_grace(plan: Plan) -> None:
+    """Raise UsageError for a grace period that is none, that nothing would use, or that no container engine counts."""
+    if not 0 < plan.grace_s <= MOST_GRACE_S:
+        raise UsageError(f"--grace {plan.grace_s:g}: a grace period is above 0 and at most {MOST_GRACE_S:g} seconds.")
+    if plan.grace_s != GRACE_S and "deploy" not in plan.faults:
+        raise UsageError("--grace is for the fault 'deploy', which was not asked for.")
+    if plan.stack == "compose" and not plan.grace_s.is_integer():
+        raise UsageError(f"--grace {plan.grace_s:g}: with --stack compose a grace period has whole seconds.")
 
 
 def is_loopback(host: str) -> bool:

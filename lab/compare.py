@@ -13,7 +13,7 @@ from lab.interrupt import Interrupt
 from lab.priority import step_back
 from lab.progress import Progress, duration
 from lab.report import terminal
-from lab.run import Experiment, plan_blocks, planned_seconds
+from lab.run import Experiment, fault_window_s, plan_blocks, planned_seconds
 from lab.rundir import BlockRecord, Placement, Plan, RunDir, RunRecord
 from lab.stacks.compose import ComposeTestbed
 from lab.stacks.local import Servers
@@ -126,9 +126,10 @@ def show_plan(plan: Plan, blocks: list[BlockRecord], placement: Placement, conso
         for scenario in plan.scenarios
     ]
     if plan.faults:
-        times_s = [plan.fault_duration_s or plan.injections * FAULTS[fault].part_s for fault in plan.faults]
-        faults = [f"{fault} in {time_s:g} s" for fault, time_s in zip(plan.faults, times_s, strict=True)]
+        faults = [f"{fault} in {fault_window_s(plan, fault, plan.scenarios[0]):g} s" for fault in plan.faults]
         lines.append(f"Faults, {plan.injections} times each: {', '.join(faults)}")
+    if "deploy" in plan.faults:
+        lines.append(f"Grace period of a deploy: {plan.grace_s:g} s")
     lines += [
         where,
         f"{in_rounds} blocks in {plan.rounds} round{'' if plan.rounds == 1 else 's'},"

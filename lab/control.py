@@ -131,6 +131,7 @@ class Control:
         self._samples = SamplesTail(samples)
         self._journals = {name: JournalTail(stack.journal) for name, stack in self._stacks.items()}
         self._faults: list[Asked] = []
+        self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
@@ -209,14 +210,15 @@ class Control:
         return [asked.injection for asked in self._faults if asked.contender == contender and asked.injection]
 
     def wait(self, within_s: float) -> None:
-        """Wait for faults that are not over, so that none is done to a stack that is being ended."""
+        """Cut short the faults that are not over, and wait for them: none is done to a stack that is being ended."""
+        self._over.set()
         deadline = time.monotonic() + within_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _inject(self, asked: Asked, stack: LocalStack) -> None:
         try:
-            asked.injection = inject(FAULTS[asked.fault], stack)
+            asked.injection = inject(FAULTS[asked.fault], stack, self._over)
         except (LabError, OSError, psutil.Error) as error:
             asked.error = str(error)
 

@@ -17,6 +17,7 @@ import duckdb
 from lab import environment, ledger, load, report, validity
 from lab.drain import JournalTail, drain
 from lab.faults import Injection
+from lab.globs import no_glob
 from lab.rundir import BlockRecord, Environment, Placement, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
 from lab.stacks.local import LocalStack
 
@@ -136,7 +137,7 @@ def _fill(folder: Path, block: BlockRecord, seen: Seen, samples: Path) -> None:
 def _own_tasks(requests: Path) -> set[str]:
     """Return the ids of all tasks that the requests may have caused."""
     asked = duckdb.execute(
-        "SELECT request_id, tasks FROM read_parquet($file) WHERE tasks > 0", {"file": str(requests)}
+        "SELECT request_id, tasks FROM read_parquet($file) WHERE tasks > 0", {"file": no_glob(requests)}
     ).fetchall()
     return {str(uuid5(UUID(request_id), str(number))) for request_id, tasks in asked for number in range(tasks)}
 
@@ -149,5 +150,5 @@ def _of_tasks(file: Path, tasks: set[str]) -> Iterable[str]:
 
 
 def _last_end(tasks: Path) -> int:
-    row = duckdb.execute("SELECT max(ended_ns) FROM read_parquet($file)", {"file": str(tasks)}).fetchone()
+    row = duckdb.execute("SELECT max(ended_ns) FROM read_parquet($file)", {"file": no_glob(tasks)}).fetchone()
     return (row and row[0]) or 0

@@ -15,14 +15,14 @@ from types import TracebackType
 from typing import Self, cast
 
 from lab.load import read_header
-from lab.rundir import ContenderRecord
+from lab.rundir import GRACE_S, ContenderRecord, Plan, ScenarioRecord
 from lab.stacks.stack import ContainerStack, Stack
 
-DEPLOY_GRACE_S = 10.0
 BROKEN_FOR_S = 2.5
 CONFIRMED_WITHIN_S = 5.0
 HEALED_WITHIN_S = 30.0
 POLL_S = 0.02
+NEVER = threading.Event()
 
 
 @dataclass
@@ -43,8 +43,8 @@ def has_ended(stack: Stack, before: dict[str, int]) -> bool:
 
 
 def stands_still(stack: Stack, before: dict[str, int]) -> bool:
-    """Return whether the instances of before are paused."""
-    return bool(before) and stack.stands_still(before)
+    """Return whether the instances of before are paused, and still the same."""
+    return stack.instances(before) == before and stack.stands_still(before)
 
 
 def is_cut(stack: Stack, before: dict[str, int]) -> bool:
@@ -56,6 +56,7 @@ def is_cut(stack: Stack, before: dict[str, int]) -> bool:
 class Fault:
     """A fault by name; ``targets`` are the parts that it hits, ``inject`` does it and returns the pids hit.
 
+    Where ``inject`` waits for something, it does so no longer once the event that it gets is set.
     ``happened`` says, of the instances of before, whether it has come about. Where there is a ``heal``, it comes
     ``on_for_s`` after that; without one the stack heals by itself, since what ends is started again. ``part_s`` is the
     time given to each injection: on one core, Celery takes about as long to be ready again.
@@ -64,7 +65,7 @@ class Fault:
     name: str
     description: str
     targets: Callable[[Stack], list[str]]
-    inject: Callable[[Stack, list[str]], list[int]]
+    inject: Callable[[Stack, list[str], threading.Event], list[int]]
     happened: Callable[[Stack, dict[str, int]], bool] = has_ended
     heal: Callable[[Stack, list[str]], None] | None = None
     on_for_s: float = 0
@@ -86,14 +87,23 @@ class Fault:
         return f"{', '.join(self.stacks)}; {needed}"
 
 
-def kill(stack: Stack, names: list[str]) -> list[int]:
+def kill(stack: Stack, names: list[str], _over: threading.Event) -> list[int]:
     """SIGKILL parts of the stack."""
     return stack.kill(names)
 
 
-def deploy(stack: Stack, names: list[str]) -> list[int]:
-    """Replace everything that runs the app's code, with a grace period."""
-    return stack.replace(names, DEPLOY_GRACE_S)
+def deploy(grace_s: float = GRACE_S, outlasting_s: float = 0) -> Fault:
+    """Return the fault that replaces everything that runs the app's code.
+
+    ``outlasting_s`` is how long the tasks take that it finds: it waits for these, for the grace period at most.
+    """
+    return Fault(
+        "deploy",
+        f"SIGTERM to API and workers, SIGKILL after a grace period (by default {GRACE_S:g} s), new processes",
+        lambda stack: [stack.api, *stack.workers],
+        lambda stack, names, over: stack.replace(names, grace_s, over),
+        part_s=7 + min(grace_s, outlasting_s),
+    )
 
 
 def containers(stack: Stack) -> ContainerStack:
@@ -106,18 +116,12 @@ FAULTS = {
     for fault in [
         Fault("api-kill", "SIGKILL of the API", lambda stack: [stack.api], kill),
         Fault("worker-kill", "SIGKILL of all workers", lambda stack: stack.workers, kill, needs_workers=True, part_s=6),
-        Fault(
-            "deploy",
-            f"SIGTERM to API and workers, SIGKILL after {DEPLOY_GRACE_S:g} s, new processes",
-            lambda stack: [stack.api, *stack.workers],
-            deploy,
-            part_s=7,
-        ),
+        deploy(),
         Fault(
             "worker-pause",
             "SIGSTOP of all workers for 2 s",
             lambda stack: stack.workers,
-            lambda stack, names: stack.pause(names),
+            lambda stack, names, _: stack.pause(names),
             happened=stands_still,
             heal=lambda stack, names: stack.go_on(names),
             on_for_s=2,
@@ -128,7 +132,7 @@ FAULTS = {
             "broker-pause",
             f"the broker stands still for {BROKEN_FOR_S:g} s",
             lambda stack: [stack.broker] if stack.broker else [],
-            lambda stack, names: stack.pause(names),
+            lambda stack, names, _: stack.pause(names),
             happened=stands_still,
             heal=lambda stack, names: stack.go_on(names),
             on_for_s=BROKEN_FOR_S,
@@ -139,7 +143,7 @@ FAULTS = {
             "memory-limit",
             "the memory limit of the workers, or of the API where it does the work, is lowered below what they use",
             lambda stack: stack.workers or [stack.api],
-            lambda stack, names: containers(stack).starve(names),
+            lambda stack, names, _: containers(stack).starve(names),
             happened=lambda stack, before: containers(stack).was_starved(before),
             heal=lambda stack, names: containers(stack).feed(names),
             stacks=("compose",),
@@ -149,7 +153,7 @@ FAULTS = {
             "cut-worker-broker",
             f"the network between workers and broker is cut for {BROKEN_FOR_S:g} s",
             lambda stack: stack.workers,
-            lambda stack, names: containers(stack).cut_from_broker(names),
+            lambda stack, names, _: containers(stack).cut_from_broker(names),
             happened=is_cut,
             heal=lambda stack, names: containers(stack).join_broker(names),
             on_for_s=BROKEN_FOR_S,
@@ -162,7 +166,7 @@ FAULTS = {
             "cut-api-broker",
             f"the network between API and broker is cut for {BROKEN_FOR_S:g} s",
             lambda stack: [stack.api],
-            lambda stack, names: containers(stack).cut_from_broker(names),
+            lambda stack, names, _: containers(stack).cut_from_broker(names),
             happened=is_cut,
             heal=lambda stack, names: containers(stack).join_broker(names),
             on_for_s=BROKEN_FOR_S,
@@ -174,38 +178,53 @@ FAULTS = {
 }
 
 
-def inject(fault: Fault, stack: Stack) -> Injection:
+def as_planned(name: str, plan: Plan, scenario: ScenarioRecord) -> Fault:
+    """Return a fault as a plan has it, under the load of a scenario."""
+    return deploy(plan.grace_s, scenario.probe_seconds or 0) if name == "deploy" else FAULTS[name]
+
+
+def inject(fault: Fault, stack: Stack, over: threading.Event = NEVER) -> Injection:
     """Do it once: inject, see that it happened, heal, and wait until the stack can do work again.
 
-    What dies is started again, as in production; healing is waiting for that.
+    What dies is started again, as in production; healing is waiting for that. Once it is ``over`` nobody wants to know
+    any more: what is on is undone, and nothing is waited for.
     """
     names = fault.targets(stack)
     before = stack.instances(names)
     injection = Injection(fault.name, time.monotonic_ns())
-    injection.pids = fault.inject(stack, names)
-    if _wait(lambda: fault.happened(stack, before), CONFIRMED_WITHIN_S):
+    injection.pids = fault.inject(stack, names, over)
+    if _wait(lambda: fault.happened(stack, before), CONFIRMED_WITHIN_S, over):
         injection.ended_ns = time.monotonic_ns()
-        injection.confirmed = bool(injection.pids)
+        injection.confirmed = hit_all(names, before, injection.pids)
     if fault.heal:
-        time.sleep(fault.on_for_s)
+        over.wait(fault.on_for_s)
         fault.heal(stack, names)
-    if _wait(stack.is_ready, HEALED_WITHIN_S):
+    if _wait(stack.is_ready, HEALED_WITHIN_S, over):
         injection.healed_ns = time.monotonic_ns()
     return injection
 
 
-def _wait(condition: Callable[[], bool], within_s: float) -> bool:
+def hit_all(names: list[str], before: dict[str, int], pids: list[int]) -> bool:
+    """Return whether each of the targets ran when the fault came, and was hit."""
+    return bool(names) and before.keys() == set(names) and set(before.values()) <= set(pids)
+
+
+def _wait(condition: Callable[[], bool], within_s: float, over: threading.Event) -> bool:
     deadline = time.monotonic() + within_s
-    while not (holds := condition()) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-    return holds
+    while not over.is_set():
+        if condition():
+            return True
+        if time.monotonic() > deadline:
+            return False
+        over.wait(POLL_S)
+    return False
 
 
 class Nemesis:
     """Injects a fault while the load goes on, in a thread of its own; without a fault it does nothing.
 
     A context manager. The injections are spread over the window, each at a moment drawn from the seed near the
-    beginning of an equal part of it.
+    beginning of an equal part of it. Where it is left while an injection goes on, that one is cut short.
     """
 
     def __init__(self, fault: Fault | None, stack: Stack, samples: Path, seed: int, injections: int) -> None:
@@ -229,9 +248,14 @@ class Nemesis:
         self._over.set()
         self._thread.join()
 
-    def records(self) -> list[dict[str, object]]:
-        """Wait for the last injection, and return the records. Raises what went wrong in the thread."""
-        self._thread.join()
+    def records(self, check: Callable[[], None] = lambda: None) -> list[dict[str, object]]:
+        """Wait for the last injection, and return the records. Raises what went wrong in the thread.
+
+        ``check`` is called meanwhile; it may raise to leave early.
+        """
+        while self._thread.is_alive():
+            check()
+            self._thread.join(0.1)
         if self._error:
             raise self._error
         return [asdict(injection) for injection in self._done]
@@ -249,7 +273,7 @@ class Nemesis:
             at_ns = start_ns + (number + self._random.uniform(0.15, 0.35)) * (end_ns - start_ns) / self.injections
             if self._over.wait(max(0.0, (at_ns - time.monotonic_ns()) / 1e9)) or time.monotonic_ns() > end_ns:
                 return
-            self._done.append(inject(fault, self.stack))
+            self._done.append(inject(fault, self.stack, self._over))
 
     def _window(self) -> tuple[int, int]:
         """Return when the window starts and ends, once the load has begun and says so."""

@@ -8,6 +8,8 @@ from uuid import UUID, uuid5
 
 import duckdb
 
+from lab.globs import no_glob
+
 # Why a task has the fate it has: the table of docs/method.md in words.
 WHY = {
     "done": "executed to its end exactly once",
@@ -64,7 +66,7 @@ def _rows(sql: str, **values: Any) -> list[dict[str, Any]]:
 
 def _whose(block: Path, sought: str) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the request that the id is of or belongs to, and the ids of the tasks to tell about."""
-    requests = str(block / "requests.parquet")
+    requests = no_glob(block / "requests.parquet")
     sql = "SELECT * FROM read_parquet($requests) WHERE request_id = $id"
     for row in _rows(sql, requests=requests, id=sought):
         return row, [_task_id(sought, position) for position in range(row["tasks"])]
@@ -175,6 +177,6 @@ def _fate(block: Path, task_id: str) -> Iterator[str]:
     if not tasks.exists():
         return
     sql = "SELECT * FROM read_parquet($tasks) WHERE task_id = $id"
-    for row in _rows(sql, tasks=str(tasks), id=task_id):
+    for row in _rows(sql, tasks=no_glob(tasks), id=task_id):
         yield f"Task {task_id} is {row['fate'].replace('_', ' ')}: {WHY[row['fate']]}. Last seen: {row['last_seen']}."
         yield f"Effects found: {row['n_effects']}; successes in the journal: {row['n_journal']}; {row['agreement']}."

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
+from lab.globs import no_glob
 from lab.history import history as history
 
 # The job behind each route; for probes the journal and the effects say which.
@@ -135,20 +136,20 @@ def _read_requests(db: duckdb.DuckDBPyConnection, block: Path) -> None:
                outcome IN ('acknowledged', 'indeterminate') AS asked
         FROM intended LEFT JOIN jobs USING (route)
         """,
-        {"requests": str(block / "requests.parquet")},
+        {"requests": no_glob(block / "requests.parquet")},
     )
 
 
 def _read_lines(db: duckdb.DuckDBPyConnection, name: str, files: list[Path], columns: dict[str, str]) -> None:
     """Make a view ``<name>_lines`` of JSON Lines files, with the column ``filename``; empty where there are none."""
-    kept = ", ".join(_quoted(file) for file in files if file.exists() and file.stat().st_size)
+    kept = ", ".join(_quoted(no_glob(file)) for file in files if file.exists() and file.stat().st_size)
     declared = ", ".join(f"'{column}': '{kind}'" for column, kind in columns.items())
     empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in (columns | {"filename": "VARCHAR"}).items())
     read = f"FROM read_json([{kept}], format = 'newline_delimited', columns = {{{declared}}}, filename = true)"
     db.execute(f"CREATE VIEW {name}_lines AS {read if kept else f'SELECT {empty} WHERE false'}")
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Path | str) -> str:
     """Return a path as an SQL literal."""
     return "'" + str(path).replace("'", "''") + "'"
 
@@ -233,7 +234,7 @@ def _read_leftovers(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) ->
     columns = f"{{'queue': '{message}', 'unacked': '{message}'}}"
     file = block / "evidence" / "broker.json"
     if file.exists():
-        db.execute(f"CREATE TABLE broker AS FROM read_json($file, columns = {columns})", {"file": str(file)})
+        db.execute(f"CREATE TABLE broker AS FROM read_json($file, columns = {columns})", {"file": no_glob(file)})
     else:
         db.execute(f"CREATE TABLE broker (queue {message}, unacked {message})")
     db.execute(

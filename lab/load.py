@@ -11,6 +11,7 @@ import duckdb
 
 from lab.environment import PROJECT
 from lab.errors import LabError
+from lab.globs import no_glob
 from lab.rundir import ScenarioRecord
 from lab.stacks.supervisor import Supervisor
 
@@ -110,7 +111,7 @@ def samples_to_parquet(samples: Path, table: Path, contender: str | None = None)
         rows = db.sql(
             "SELECT * EXCLUDE contender FROM read_json($samples, format='newline_delimited', columns=$columns) "
             "WHERE seq IS NOT NULL AND ($contender IS NULL OR contender = $contender) ORDER BY seq",
-            params={"samples": str(samples), "columns": SAMPLE_COLUMNS, "contender": contender},
+            params={"samples": no_glob(samples), "columns": SAMPLE_COLUMNS, "contender": contender},
         )
         assert rows is not None
         rows.write_parquet(str(table))

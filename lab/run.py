@@ -13,7 +13,7 @@ from lab import ledger, load, validity
 from lab.clock import ClockReading
 from lab.drain import JournalTail, acknowledged_tasks, drain
 from lab.errors import LabError
-from lab.faults import FAULTS, Nemesis
+from lab.faults import FAULTS, Nemesis, as_planned
 from lab.interrupt import Interrupt, Interrupted
 from lab.progress import Progress
 from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
@@ -68,15 +68,25 @@ def load_of(plan: Plan, block: BlockRecord) -> ScenarioRecord:
     scenario = next(scenario for scenario in plan.scenarios if scenario.name == block.scenario)
     if block.fault is None:
         return scenario
-    duration_s = plan.fault_duration_s or plan.injections * FAULTS[block.fault].part_s
+    duration_s = fault_window_s(plan, block.fault, scenario)
     return scenario.model_copy(update={"duration_s": duration_s})
+
+
+def fault_window_s(plan: Plan, fault: str, scenario: ScenarioRecord) -> float:
+    """Return the seconds of the measured window in which a fault is injected."""
+    return plan.fault_duration_s or plan.injections * as_planned(fault, plan, scenario).part_s
 
 
 def planned_seconds(plan: Plan, blocks: list[BlockRecord]) -> dict[int, float]:
     """Return how long each block should take, by its number."""
-    loads = {block.number: load_of(plan, block) for block in blocks}
-    overhead_s = {block.number: FAULT_OVERHEAD_S if block.fault else BLOCK_OVERHEAD_S for block in blocks}
-    return {number: load.warmup_s + load.duration_s + overhead_s[number] for number, load in loads.items()}
+    return {block.number: _planned_seconds(plan, block) for block in blocks}
+
+
+def _planned_seconds(plan: Plan, block: BlockRecord) -> float:
+    load = load_of(plan, block)
+    overhead_s = FAULT_OVERHEAD_S if block.fault else BLOCK_OVERHEAD_S
+    last_task_s = min(plan.horizon_s, load.probe_seconds or 0)
+    return load.warmup_s + load.duration_s + last_task_s + overhead_s
 
 
 class Experiment:
@@ -178,7 +188,7 @@ class Experiment:
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
         command = load.locust_command(scenario, stack.base_url, block.seed, samples, self.run.plan.may_load)
-        fault = FAULTS.get(block.fault or "")
+        fault = as_planned(block.fault, self.run.plan, scenario) if block.fault else None
         with Nemesis(fault, stack, samples, block.seed, self.run.plan.injections) as nemesis:
 
             def tick() -> None:
@@ -188,7 +198,7 @@ class Experiment:
 
             planned_s = scenario.warmup_s + scenario.duration_s
             load.drive(self.supervisor, command, stack.generator_cpus, folder / "logs" / "locust.log", planned_s, tick)
-            faults = nemesis.records()
+            faults = nemesis.records(self.interrupt.check)
         (folder / "faults.json").write_text(json.dumps(faults, indent=2))
         block.injections = len(faults) if fault else None
         self._drain(block, folder, stack, tail)

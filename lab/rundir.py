@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lab.errors import LabError
 
 RUN_SCHEMA = 1
+# What docker waits by default.
+GRACE_S = 10.0
 
 
 class Record(BaseModel):
@@ -116,6 +118,9 @@ class Plan(Record):
     fault_repeats: int = Field(default=1, description="fault blocks per contender and fault")
     fault_duration_s: float | None = Field(
         default=None, description="seconds of the measured window of a fault block, in place of each fault's own"
+    )
+    grace_s: float = Field(
+        default=GRACE_S, description="what a deploy gives each process between SIGTERM and SIGKILL, in seconds"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from lab.globs import no_glob
 from lab.rundir import BlockRecord
 
 LATE_MS = 2.0
@@ -58,7 +59,7 @@ def _window_p99(block: Path) -> tuple[float, float]:
                quantile_disc((sent_ns - intended_ns) / 1e6, 0.99)
         FROM read_parquet($requests) WHERE stream = 'load' AND phase = 'window'
         """,
-        requests=str(block / "requests.parquet"),
+        requests=no_glob(block / "requests.parquet"),
     )
     return response or 0.0, lateness or 0.0
 
@@ -83,7 +84,7 @@ def _unsent_with_room(block: Path) -> list[str]:
         levels AS (SELECT unsent, sum(change) OVER (ORDER BY t_ns ROWS UNBOUNDED PRECEDING) AS in_flight FROM changes)
         SELECT count(*) FROM levels WHERE unsent AND in_flight < $full
         """,
-        requests=str(block / "requests.parquet"),
+        requests=no_glob(block / "requests.parquet"),
         full=FULL_SHARE * IN_FLIGHT_CAP,
     )
     return [f"{count:,} requests were not sent although fewer than {IN_FLIGHT_CAP:,} were under way."] if count else []
@@ -114,7 +115,9 @@ def _faults_without_effect(block: Path, record: BlockRecord) -> list[str]:
     if record.fault and not _faults(block):
         return [f"The fault {record.fault} was never injected: the window is too short for it."]
     did_not_happen = [fault["fault"] for fault in _faults(block) if not fault["confirmed"]]
-    return [f"The fault {fault} was injected and did not happen." for fault in did_not_happen]
+    return [
+        f"The fault {fault} was injected and did not happen, or not to all that it hits." for fault in did_not_happen
+    ]
 
 
 def _faults(block: Path) -> list[dict[str, Any]]:
@@ -126,7 +129,7 @@ def _faults(block: Path) -> list[dict[str, Any]]:
 def _unexplained(block: Path) -> list[str]:
     count, example = _query(
         "SELECT count(*), min(task_id) FROM read_parquet($tasks) WHERE agreement = 'unexplained'",
-        tasks=str(block / "tasks.parquet"),
+        tasks=no_glob(block / "tasks.parquet"),
     )
     if not count:
         return []

@@ -4,12 +4,14 @@ import json
 import secrets
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import duckdb
 
+from lab.globs import no_glob
 from lab.rundir import BlockRecord
 
 ROUTES = {
@@ -194,7 +196,7 @@ def write_parquet(rows: list[dict[str, Any]], columns: dict[str, str], target: P
     lines.write_text(as_lines(rows))
     declared = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
     duckdb.execute(
-        f"COPY (FROM read_json('{lines}', format = 'newline_delimited', columns = {{{declared}}})) "
+        f"COPY (FROM read_json('{no_glob(lines)}', format = 'newline_delimited', columns = {{{declared}}})) "
         f"TO '{target}' (FORMAT parquet)"
     )
     lines.unlink()
@@ -594,6 +596,47 @@ def everything(contender: str) -> Block:
             for route in ROUTES:
                 grow(block, route)
     return block
+
+
+# What the journal and the broker may say besides, and the fate that it is where nothing else decides; in that order.
+SAID_BESIDES = {
+    "failed": "failed", "given_up": "given_up", "skipped": "skipped", "in the queue": "pending", "taken": "stranded",
+}  # fmt: skip
+
+
+def _say_besides(block: Block, task: UUID, job: str, what: str) -> None:
+    message = {"task_id": str(task), "chain": []}
+    if what == "in the queue":
+        block.queue.append(message)
+    elif what == "taken":
+        block.unacked.append(message | {"visible_since_wall_s": 1.5})
+    else:
+        block.event(task, job, what)
+
+
+@plant(celery_only=True)
+def another_delivery(block: Block, route: str) -> None:
+    """How often it was done decides, whatever is said of another delivery besides."""
+    by_times = [("acknowledged", 1, "done"), ("acknowledged", 2, "duplicated"), ("refused", 1, "unexpected")]
+    by_times += [("indeterminate", 0, "not_done"), ("indeterminate", 1, "recovered")]
+    for (outcome, times, fate), what in product(by_times, SAID_BESIDES):
+        tasks = block.request(route, outcome)
+        for task in tasks:
+            for _ in range(times):
+                block.run(task, ROUTES[route])
+            _say_besides(block, task, ROUTES[route], what)
+        _all(block, tasks, fate)
+
+
+@plant(celery_only=True)
+def two_deliveries_without_an_end(block: Block, route: str) -> None:
+    """What the journal says of one comes before what the broker holds of the other; a try before none."""
+    for one, other in combinations(SAID_BESIDES, 2):
+        tasks = block.request(route)
+        for task in tasks:
+            _say_besides(block, task, ROUTES[route], one)
+            _say_besides(block, task, ROUTES[route], other)
+        _all(block, tasks, SAID_BESIDES[one])
 
 
 INSTRUMENT = {"loop_lag_p99_ms": 0.3, "loop_lag_max_ms": 1.0, "clock_step_ms": 0.01, "steal_share": 0.0}

@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from lab.globs import no_glob
 from lab.report.recovery import ready_again, recoveries
 from lab.rundir import BlockRecord
 from lab.stats import REQUESTS_FOR_P99
@@ -98,7 +99,7 @@ RESOURCES = """
 def measure(folder: Path, block: BlockRecord) -> BlockMeasures:
     """Return the figures of a finished block. Raises duckdb.Error where a file of it is missing or broken."""
     start_ns, end_ns = block.window_start_ns or 0, block.drained_ns or block.window_end_ns or 0
-    requests, tasks = str(folder / "requests.parquet"), str(folder / "tasks.parquet")
+    requests, tasks = no_glob(folder / "requests.parquet"), no_glob(folder / "tasks.parquet")
     with duckdb.connect() as db:
         limits = {"file": requests, "timed_out_ns": TIMED_OUT_NS, "for_p99": REQUESTS_FOR_P99}
         routes = _by(db, "route", REQUESTS, stream="load", **limits)
@@ -109,7 +110,7 @@ def measure(folder: Path, block: BlockRecord) -> BlockMeasures:
         bystanders.pop("all", None)
         fates = _rows(db, FATES, file=tasks)
         resources = folder / "resources.parquet"
-        bounds = {"file": str(resources), "start_ns": start_ns, "end_ns": end_ns}
+        bounds = {"file": no_glob(resources), "start_ns": start_ns, "end_ns": end_ns}
         roles = _by(db, "role", RESOURCES, **bounds) if resources.exists() else {}
     back_s = recoveries(folder, block.window_end_ns or end_ns)
     return BlockMeasures(routes, bystanders, roles, fates, ready_again(folder), back_s)

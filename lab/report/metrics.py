@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from lab import stats
 from lab.report import words
-from lab.report.measure import BlockMeasures, measure
+from lab.report.measure import BlockMeasures, Row, measure
 from lab.report.summary import (
     BlockFigures,
     Bystander,
@@ -57,6 +57,7 @@ def summarise(run_dir: Path) -> Summary:
         interrupted=run.interrupted,
         rounds_planned=run.plan.rounds,
         horizon_s=run.plan.horizon_s,
+        grace_s=run.plan.grace_s,
         contenders=[Contender(name=c.name, title=c.title, slots=c.slots) for c in run.plan.contenders],
         limitations=words.limitations(run, calibrated=(run_dir / "calibration.json").exists()),
         sentences=[],
@@ -161,9 +162,8 @@ def _shares(run: RunRecord, blocks: list[Measured]) -> Iterator[Share]:
 def _faults(run: RunRecord, blocks: list[Measured]) -> Iterator[FaultFigures]:
     for fault in run.plan.faults:
         for scenario, contender, own in _cells(run, [block for block in blocks if block.record.fault == fault]):
-            counts: Counter[Fate] = Counter()
-            for row in (row for block in own for row in block.figures.fates):
-                counts[row["fate"]] += row["count"]
+            rows = [row for block in own for row in block.figures.fates]
+            told = [row for row in rows if row["request_outcome"] == "acknowledged"]
             recoveries_s = [seconds for block in own for seconds in block.figures.recoveries_s]
             yield FaultFigures(
                 contender=contender,
@@ -171,10 +171,19 @@ def _faults(run: RunRecord, blocks: list[Measured]) -> Iterator[FaultFigures]:
                 fault=fault,
                 injections=len(recoveries_s),
                 tasks=sum(block.figures.routes.get("all", {}).get("tasks", 0) for block in own),
-                fates={fate: counts[fate] for fate in get_args(Fate)},
+                fates=_add_up(told),
+                fates_without_a_yes=_add_up(row for row in rows if row not in told),
                 ready_s=spread(seconds for block in own for seconds in block.figures.ready_s),
                 back_to_normal_s=spread(recoveries_s),
             )
+
+
+def _add_up(rows: Iterable[Row]) -> dict[Fate, int]:
+    """Return how many tasks of these had each fate."""
+    counts: Counter[Fate] = Counter()
+    for row in rows:
+        counts[row["fate"]] += row["count"]
+    return {fate: counts[fate] for fate in get_args(Fate)}
 
 
 def _fate_order(outcome: str, fate: Fate) -> tuple[int, int]:

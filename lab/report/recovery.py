@@ -17,6 +17,8 @@ from typing import Any
 
 import duckdb
 
+from lab.globs import no_glob
+
 SLOW = 3
 SLOW_AT_LEAST_MS = 250
 QUIET_NS = 1_000_000_000
@@ -71,7 +73,7 @@ def _confirmed(folder: Path) -> list[dict[str, Any]]:
 
 def _disturbed(folder: Path, first_ns: int) -> list[tuple[int, bool]]:
     """Return the intended time of each request, and whether it was disturbed."""
-    values = {"requests": str(folder / "requests.parquet"), "tasks": str(folder / "tasks.parquet")}
+    values = {"requests": no_glob(folder / "requests.parquet"), "tasks": no_glob(folder / "tasks.parquet")}
     limits = {"done": DONE, "normal_until_ns": first_ns - BEFORE_NS, "slow": SLOW, "at_least_ms": SLOW_AT_LEAST_MS}
     with duckdb.connect() as db:
         return [(t_ns, bool(disturbed)) for t_ns, disturbed in db.execute(DISTURBED, values | limits).fetchall()]

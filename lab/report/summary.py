@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from lab.rundir import GRACE_S
 from lab.stats import Verdict
 
 SUMMARY_SCHEMA = 1
@@ -123,7 +124,10 @@ class FaultFigures(Part):
     fault: str
     injections: int = Field(description="confirmed ones")
     tasks: int = Field(description="acknowledged tasks of the window")
-    fates: dict[Fate, int] = Field(description="what became of the tasks of the window, all request outcomes")
+    fates: dict[Fate, int] = Field(description="what became of these")
+    fates_without_a_yes: dict[Fate, int] = Field(
+        description="what became of tasks whose request got no clear answer, was refused, or was never made"
+    )
     ready_s: Spread = Field(description="over the injections: until the API said that all it needs is up; inf: never")
     back_to_normal_s: Spread = Field(
         description="over the injections: from each to the last disturbed request before a second without one; "
@@ -181,6 +185,7 @@ class Summary(Part):
     interrupted: bool
     rounds_planned: int
     horizon_s: float
+    grace_s: float = Field(default=GRACE_S, description="what a deploy gave each process, in seconds")
     contenders: list[Contender]
     limitations: list[str] = Field(description="what stands above the numbers")
     sentences: list[str] = Field(description="what the numbers mean, in words")

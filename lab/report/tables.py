@@ -7,9 +7,6 @@ from lab.report import words
 from lab.report.summary import Fate, FaultFigures, RouteFigures, Summary
 from lab.rundir import RunRecord
 
-# Fates of acknowledged tasks that have a column of their own; the others are summed.
-ENDS = ("done", "lost")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -21,11 +18,14 @@ class Table:
 
 
 def of_tasks(row: RouteFigures) -> list[str]:
-    """Return how many tasks were acknowledged, done, lost, and had any other fate."""
+    """Return how many tasks were acknowledged, and of these done, lost, and of any other fate.
+
+    Only acknowledged ones are done or lost; one of another request is recovered, not done or unexpected instead.
+    """
     if not sum(row.fates.values()):
         return [words.NONE] * 4
-    other = sum(count for fate, count in row.fates.items() if fate not in ENDS)
-    return [f"{row.tasks:,}", f"{row.fates['done']:,}", f"{row.fates['lost']:,}", f"{other:,}"]
+    done, lost = row.fates["done"], row.fates["lost"]
+    return [f"{count:,}" for count in (row.tasks, done, lost, row.tasks - done - lost)]
 
 
 def glance(summary: Summary, scenario: str) -> Table:
@@ -167,7 +167,7 @@ def shares(summary: Summary) -> Table:
     return Table(
         head,
         [
-            [s.contender, f"{s.scenario} + {s.fault}" if s.fault else s.scenario,
+            [s.contender, _under(s.scenario, s.fault, summary.grace_s),
              "never asked" if s.request_outcome == "none" else s.request_outcome, s.fate.replace("_", " "),
              words.count_with_interval(s)]
             for s in summary.shares
@@ -176,22 +176,32 @@ def shares(summary: Summary) -> Table:
     )  # fmt: skip
 
 
+def _under(scenario: str, fault: str | None, grace_s: float) -> str:
+    return f"{scenario} + {words.fault(fault, grace_s)}" if fault else scenario
+
+
 def faults(summary: Summary) -> Table:
-    """Return what each fault did to each contender."""
-    head = ["fault", "contender", "faults", "acknowledged", "done", "lost", "stranded", "duplicated", "recovered"]
+    """Return what each fault did to each contender: what became of the acknowledged tasks, and last of all others."""
+    head = ["fault", "contender", "faults", "acknowledged", "done", "lost", "stranded", "duplicated", "other"]
     return Table(
-        [*head, "other", "ready after s", "normal after s"],
-        _grouped(_fault_row(row) for row in summary.faults),
+        [*head, "ready after s", "normal after s", "without a yes"],
+        _grouped(_fault_row(row, summary.grace_s) for row in summary.faults),
         labels=2,
     )
 
 
-def _fault_row(row: FaultFigures) -> list[str]:
-    named: list[Fate] = ["done", "lost", "stranded", "duplicated", "recovered"]
-    other = sum(count for fate, count in row.fates.items() if fate not in named)
-    counts = [row.injections, row.tasks, *(row.fates[fate] for fate in named), other]
+def _fault_row(row: FaultFigures, grace_s: float) -> list[str]:
+    named: list[Fate] = ["done", "lost", "stranded", "duplicated"]
+    counts = [row.injections, row.tasks, *(row.fates[fate] for fate in named)]
+    counts.append(row.tasks - sum(row.fates[fate] for fate in named))
     after = [words.back_after(spread.median) for spread in (row.ready_s, row.back_to_normal_s)]
-    return [row.fault, row.contender, *(f"{count:,}" for count in counts), *after]
+    return [
+        words.fault(row.fault, grace_s),
+        row.contender,
+        *(f"{count:,}" for count in counts),
+        *after,
+        words.by_fate(row.fates_without_a_yes),
+    ]
 
 
 def blocks(summary: Summary) -> Table:
@@ -203,7 +213,7 @@ def blocks(summary: Summary) -> Table:
         measured = [words.milliseconds(figure, words.NONE) for figure in (b.lateness_p99_ms, b.loop_lag_p99_ms)]
         steal = words.NONE if b.steal_share is None else words.percent(b.steal_share)
         unsent = words.NONE if b.unsent is None else str(b.unsent)
-        load = f"{b.scenario} + {b.fault}" if b.fault else b.scenario
+        load = _under(b.scenario, b.fault, summary.grace_s)
         what = [str(b.number), str(b.round or words.NONE), b.contender, load, state, " ".join(b.why)]
         rows.append([*what, *measured, steal, unsent])
     return Table(head, rows, labels=6)

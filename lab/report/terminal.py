@@ -15,7 +15,6 @@ FAULTS_HEAD = [
     "\nlost",
     "stran-\nded",
     "dupl.",
-    "reco-\nvered",
     "other",
     "ready\nafter",
     "normal\nafter",
@@ -56,11 +55,11 @@ def _table(summary: Summary, scenario: str) -> Table:
 
 
 def _faults(summary: Summary) -> Table:
-    table = _empty("Faults: fates of the tasks; seconds until ready, and back to normal", FAULTS_HEAD)
+    table = _empty("Faults: acknowledged tasks; seconds until ready, and back to normal", FAULTS_HEAD)
     for fault, contender, _, *cells in tables.faults(summary).rows:
         if fault:
             table.add_row(Text(fault, style="bold"))
-        table.add_row(f" {contender}", *(Text(cell) for cell in cells))
+        table.add_row(f" {contender}", *(Text(cell) for cell in cells[: len(FAULTS_HEAD)]))
     return table
 
 

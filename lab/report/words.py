@@ -2,9 +2,10 @@
 
 import math
 import shlex
+from collections.abc import Mapping
 
-from lab.report.summary import Comparison, FaultFigures, RouteFigures, Share, Spread, Summary
-from lab.rundir import BlockRecord, Plan, RunRecord
+from lab.report.summary import Comparison, Fate, FaultFigures, RouteFigures, Share, Spread, Summary
+from lab.rundir import GRACE_S, BlockRecord, Plan, RunRecord
 
 NONE = "–"
 BEYOND_HORIZON = "> horizon"
@@ -107,6 +108,17 @@ def count_with_interval(share: Share) -> str:
     if share.of is None or share.low is None or share.high is None:
         return f"{share.count:,}"
     return f"{share.count:,} of {share.of:,} ({percent(share.low)}–{percent(share.high)})"
+
+
+def fault(name: str, grace_s: float) -> str:
+    """Return a fault's name, of a deploy with the grace period where that is not the usual one."""
+    return name if name != "deploy" or grace_s == GRACE_S else f"{name} (grace {seconds(grace_s)})"
+
+
+def by_fate(counts: Mapping[Fate, int]) -> str:
+    """Return how many tasks had which fate, without those that none had: ``6 not done, 1 recovered``."""
+    found = [f"{count:,} {fate.replace('_', ' ')}" for fate, count in counts.items() if count]
+    return ", ".join(found) or "none"
 
 
 def below(of: int) -> str:
@@ -231,11 +243,12 @@ def _figure(comparison: Comparison, figure: float | None) -> str:
     return milliseconds(figure, infinite)
 
 
-def _became(summary: Summary, fault: str | None, scenario: str, contender: str) -> str:
+def _became(summary: Summary, name: str | None, scenario: str, contender: str) -> str:
     """Return what became of one contender's tasks: of how many acknowledged ones how many were done, lost, …"""
-    names = (fault, scenario, contender)
+    names = (name, scenario, contender)
     own = [share for share in summary.shares if (share.fault, share.scenario, share.contender) == names]
-    where = f" with {fault}" if fault else f" under {scenario}" if len({s.scenario for s in summary.shares}) > 1 else ""
+    under = f" under {scenario}" if len({s.scenario for s in summary.shares}) > 1 else ""
+    where = f" with {fault(name, summary.grace_s)}" if name else under
     told = next((share.of for share in own if share.request_outcome == "acknowledged"), None)
     if not told:
         return f"`{contender}`{where}: no task was acknowledged."
@@ -278,6 +291,7 @@ def reproduce(plan: Plan) -> str:
     rounds = plan.rounds or plan.fault_repeats
     command = ["lab", plan.command, "--seed", str(plan.seed), "--rounds", str(rounds)]
     command += ["--quick"] if plan.quick else []
+    command += ["--grace", f"{plan.grace_s:g}"] if plan.grace_s != GRACE_S else []
     for contender in plan.contenders:
         command += ["--contender", contender.name]
     for scenario in plan.scenarios:

@@ -9,8 +9,10 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -234,11 +236,18 @@ class ComposeStack(LocalStack):
                 os.kill(pid, signal.SIGKILL)
         return pids
 
-    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
-        """Stop containers with a grace period, as a deploy does, and start them again."""
+    def replace(self, names: Iterable[str], grace_s: float, over: Event) -> list[int]:
+        """Stop containers with a grace period of whole seconds, as a deploy does, and start them again."""
         names = list(names)
         pids = list(self.instances(names).values())
-        self._docker("stop", names, "--time", str(round(grace_s)))
+        options, within_s = ["--time", str(round(grace_s))], grace_s + engine.ANSWER_WITHIN_S
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(self._docker, "stop", names, *options, within_s=within_s)
+            while not stopping.done():
+                if over.wait(POLL_S):
+                    self.kill(names)  # then there is nothing left to wait for
+                    time.sleep(POLL_S)
+            stopping.result()
         self._docker("start", names)
         return pids
 
@@ -341,9 +350,11 @@ class ComposeStack(LocalStack):
     def _limit(self, name: str, size: int) -> None:
         engine.docker("update", "--memory", str(size), "--memory-swap", str(size), self._id(name))
 
-    def _docker(self, command: str, names: Iterable[str], *options: str) -> None:
+    def _docker(
+        self, command: str, names: Iterable[str], *options: str, within_s: float = engine.ANSWER_WITHIN_S
+    ) -> None:
         if self.watch:
-            engine.docker(command, *options, *(self._id(name) for name in names))
+            engine.docker(command, *options, *(self._id(name) for name in names), within_s=within_s)
 
     def _id(self, name: str) -> str:
         return self._watch().all[name].id

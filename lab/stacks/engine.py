@@ -152,8 +152,9 @@ class Project:
             file.write_text(self.compose("logs", "--no-log-prefix", service, override=override))
 
     def remove(self, services: Sequence[str], override: Path) -> None:
-        """Remove the containers of services, running or not."""
-        self.compose("rm", "--stop", "--force", "--volumes", *services, override=override)
+        """Remove the containers of services, running or not, without waiting for what they have under way."""
+        self.compose("stop", "--timeout", "1", *services, override=override)
+        self.compose("rm", "--force", "--volumes", *services, override=override)
 
     def config(self) -> dict[str, Any]:
         """Return the repository's file as compose understands it: all services and their limits."""

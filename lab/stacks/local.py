@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -226,13 +227,14 @@ class LocalStack:
         """SIGKILL processes with all that they have started; return the pids."""
         return self._signal(names, signal.SIGKILL)
 
-    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
+    def replace(self, names: Iterable[str], grace_s: float, over: Event) -> list[int]:
         """SIGTERM, and SIGKILL for what is left after the grace period; what ends is started again."""
         before = self.instances(names)
         pids = [pid for name in names for pid in self.supervisor.signal(name, signal.SIGTERM)]
         deadline = time.monotonic() + grace_s
         while (left := before.items() & self.instances(names).items()) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+            if over.wait(POLL_S):
+                break
         return list(dict.fromkeys(pids + self.kill(name for name, _ in left)))  # each once: some got both
 
     def pause(self, names: Iterable[str]) -> list[int]:

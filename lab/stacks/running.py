@@ -7,6 +7,7 @@ the logs in which effects are counted. Mails and rows cannot be asked for there;
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Self
 
@@ -91,9 +92,9 @@ class RunningStack:
         """Refuse."""
         raise self._not_ours(names)
 
-    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
+    def replace(self, names: Iterable[str], grace_s: float, over: Event) -> list[int]:
         """Refuse."""
-        del grace_s
+        del grace_s, over
         raise self._not_ours(names)
 
     def pause(self, names: Iterable[str]) -> list[int]:

@@ -28,6 +28,7 @@ import psycopg
 import redis as redis_client
 from psycopg import sql
 
+from lab.globs import no_glob
 from lab.stacks.supervisor import Child, StackError, Supervisor
 
 T = TypeVar("T")
@@ -144,7 +145,9 @@ def redis(
     configuration = directory / "redis.conf"
     configuration.touch(mode=0o600)  # other users of the machine do not get at the password, not even with `ps`
     configuration.write_text("\n".join(lines) + "\n")
-    child = supervisor.start(name, [_redis_binary(), str(configuration)], {}, log=directory / "redis.log", cpus=cpus)
+    child = supervisor.start(
+        name, [_redis_binary(), no_glob(configuration)], {}, log=directory / "redis.log", cpus=cpus
+    )
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     return Redis(name, url, wait_until_up([child], port, lambda: _redis_version(url)), supervisor, child)
 

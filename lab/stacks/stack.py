@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -48,8 +49,11 @@ class Stack(Protocol):
     def kill(self, names: Iterable[str]) -> list[int]:
         """SIGKILL parts with all that they have started; return the pids. They are started again as in production."""
 
-    def replace(self, names: Iterable[str], grace_s: float) -> list[int]:
-        """SIGTERM parts, SIGKILL what is left of them after the grace period, start new ones; return the old pids."""
+    def replace(self, names: Iterable[str], grace_s: float, over: Event) -> list[int]:
+        """SIGTERM parts, SIGKILL what is left of them after the grace period, start new ones; return the old pids.
+
+        The grace period ends before its time where it is ``over``.
+        """
 
     def pause(self, names: Iterable[str]) -> list[int]:
         """Stop parts from running, as SIGSTOP does, until `go_on`; return the pids."""

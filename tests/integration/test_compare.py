@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from lab.environment import PROJECT
+from lab.globs import no_glob
 from lab.rundir import RunDir
 from tests.support import alive, until
 
@@ -49,8 +50,8 @@ def family(lab: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, subprocess.CompletedProcess[str]]:
-    """One short run of two contenders, with the faults of one."""
-    out = tmp_path_factory.mktemp("runs")
+    """One short run of two contenders, in a folder with all that DuckDB takes for a pattern in its name."""
+    out = tmp_path_factory.mktemp("runs") / "[1]*?"
     command = [sys.executable, "-m", "lab", "compare", "--contender", "inline", "--contender", "celery", *SHORT]
     command += ["--duration", "4", "--fault", "none", "--out", str(out)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=170)
@@ -77,7 +78,7 @@ def test_every_acknowledged_task_was_done_by_journal_and_effects(
     """Nothing was disturbed, so nothing may be missing, in either app."""
     directory, _ = finished
     for block in directory.read().blocks:
-        tasks = str(directory.block(block) / "tasks.parquet")
+        tasks = no_glob(directory.block(block) / "tasks.parquet")
         counted = duckdb.execute(
             "SELECT request_outcome, fate, agreement, count(*) FROM read_parquet($tasks) GROUP BY ALL", {"tasks": tasks}
         ).fetchall()
@@ -96,7 +97,7 @@ def test_both_contenders_got_the_same_requests_at_the_same_times(
         rows = duckdb.execute(
             "SELECT request_id, route, intended_ns - min(intended_ns) OVER () AS at_ns "
             "FROM read_parquet($requests) ORDER BY seq",
-            {"requests": str(directory.block(block) / "requests.parquet")},
+            {"requests": no_glob(directory.block(block) / "requests.parquet")},
         ).fetchall()
         seen.append(rows)
     assert all(rows == seen[0] for rows in seen)
@@ -123,7 +124,7 @@ def test_a_task_can_be_followed(finished: tuple[RunDir, subprocess.CompletedProc
     block = directory.read().blocks[0]
     (task_id,) = duckdb.execute(
         "SELECT task_id FROM read_parquet($tasks) WHERE route = 'POST /action' LIMIT 1",
-        {"tasks": str(directory.block(block) / "tasks.parquet")},
+        {"tasks": no_glob(directory.block(block) / "tasks.parquet")},
     ).fetchone() or ("",)
     done = subprocess.run(
         [sys.executable, "-m", "lab", "task", str(directory.path), task_id],
@@ -135,10 +136,12 @@ def test_a_task_can_be_followed(finished: tuple[RunDir, subprocess.CompletedProc
 
 
 def test_ctrl_c_ends_in_order_and_reports(tmp_path: Path) -> None:
-    """The block in hand is dropped, the report is written, and nothing is left running."""
-    with started_lab("compare", "--quick", *SHORT, "--duration", "30", "--out", tmp_path) as lab:
+    """The block in hand is dropped with the deploy that goes on, the report is written, and nothing is left running."""
+    deploy = ["--contender", "celery", "--fault", "deploy", "--scenario", "long-tasks", "--grace", "600"]
+    with started_lab("faults", *deploy, *SHORT, "--duration", "4", "--out", tmp_path) as lab:
         wait_for_load(tmp_path)
         processes = family(lab)
+        assert until(lambda: "Shutting down" in "".join(log.read_text() for log in tmp_path.glob("*/blocks/*/logs/*")))
         lab.send_signal(signal.SIGINT)
         output, _ = lab.communicate(timeout=60)
     directory = the_run(tmp_path)

@@ -2,8 +2,12 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psutil
@@ -12,7 +16,8 @@ import pytest
 from lab import faults
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, available_cpus, place
-from lab.faults import FAULTS, Fault, Nemesis, inject
+from lab.errors import COULD_NOT_MEASURE
+from lab.faults import FAULTS, Fault, Nemesis, deploy, inject, stands_still
 from lab.rundir import ContenderRecord
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.stack import Stack
@@ -74,14 +79,11 @@ def test_each_fault_ends_what_it_hits_and_the_stack_comes_back(shared: Servers, 
             assert not {process.pid for process in family(running, names)} & {process.pid for process in hit}
 
 
-def test_a_deploy_kills_what_outlasts_the_grace_period(
-    shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deploy_kills_what_outlasts_the_grace_period(shared: Servers, tmp_path: Path) -> None:
     """A process that takes no notice of SIGTERM is given its time, and no more."""
-    monkeypatch.setattr(faults, "DEPLOY_GRACE_S", 0.5)
     with stack(shared, stub(tmp_path, on_term="SIG_IGN"), tmp_path) as running:
         hit = family(running, [running.api])
-        done = inject(FAULTS["deploy"], running)
+        done = inject(deploy(grace_s=0.5), running)
     assert done.confirmed
     assert not alive(hit)
     assert done.ended_ns is not None
@@ -97,7 +99,7 @@ def test_a_fault_that_does_not_bite_is_not_confirmed(
     """The process takes no notice and runs on; it is there, so it counts as healed."""
     monkeypatch.setattr(faults, "CONFIRMED_WITHIN_S", 0.3)
 
-    def terminate(_stack: Stack, names: list[str]) -> list[int]:
+    def terminate(_stack: Stack, names: list[str], _over: Event) -> list[int]:
         return [pid for name in names for pid in shared.supervisor.signal(name, signal.SIGTERM)]
 
     harmless = Fault("api-term", "SIGTERM of the API", lambda stack: [stack.api], terminate)
@@ -120,6 +122,35 @@ def test_a_fault_with_nothing_to_hit_is_not_confirmed(shared: Servers, tmp_path:
         late = inject(FAULTS["api-kill"], running)
         assert (late.pids, late.confirmed) == ([], False)
         assert late.healed_ns is not None
+
+
+@pytest.mark.parametrize("fault", ["deploy", "worker-kill"])
+def test_a_fault_that_finds_a_part_dead_is_not_confirmed(shared: Servers, tmp_path: Path, fault: str) -> None:
+    """What it did to the others it did, and that is not what was asked for."""
+    idle = ["{python}", "-c", "import time; time.sleep(600)"]
+    contender = stub(tmp_path).model_copy(update={"workers": [idle, idle]})
+    with stack(shared, contender, tmp_path) as running:
+        dead, *others = FAULTS[fault].targets(running)[::-1]
+        shared.supervisor.signal(dead, signal.SIGKILL)
+        assert until(lambda: shared.supervisor.children[dead].poll() is not None)
+        hit = [running.instances([name])[name] for name in others]
+        done = inject(FAULTS[fault], running)
+        assert sorted(done.pids) == sorted(hit)
+        assert done.ended_ns is not None
+        assert not done.confirmed
+        assert until(lambda: len(running.instances([dead])) == 1)
+        assert inject(FAULTS[fault], running).confirmed, "now that it runs"
+
+
+def test_what_has_ended_does_not_stand_still(shared: Servers, tmp_path: Path) -> None:
+    """A process that was paused and is gone, or is another one by now, does nothing, but not for that reason."""
+    with stack(shared, stub(tmp_path), tmp_path) as running:
+        before = running.instances([running.api])
+        running.pause(before)
+        assert until(lambda: stands_still(running, before))
+        running.kill(before)
+        assert until(lambda: running.instances(before) != before)
+        assert not stands_still(running, before)
 
 
 def under_load(folder: Path, start_s: float, end_s: float) -> tuple[Path, int, int]:
@@ -170,10 +201,86 @@ def test_the_nemesis_leaves_with_the_load(shared: Servers, tmp_path: Path) -> No
         assert alive(hit) == hit
 
 
+LONG_S = 600
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "patient",
+    [deploy(grace_s=LONG_S), replace(FAULTS["worker-pause"], targets=lambda stack: [stack.api], on_for_s=LONG_S)],
+    ids=lambda fault: str(fault.name),
+)
+def test_an_injection_is_cut_short_where_the_nemesis_leaves(shared: Servers, tmp_path: Path, patient: Fault) -> None:
+    """No grace period is waited for then, and what stands still goes on."""
+    begun = Event()
+
+    def inject_and_say_so(stack: Stack, names: list[str], over: Event) -> list[int]:
+        begun.set()
+        return patient.inject(stack, names, over)
+
+    with stack(shared, stub(tmp_path, on_term="SIG_IGN"), tmp_path) as running:
+        hit = family(running, [running.api])
+        samples, _, _ = under_load(tmp_path, 0, 1)
+        with Nemesis(replace(patient, inject=inject_and_say_so), running, samples, seed=1, injections=1) as nemesis:
+            assert begun.wait(10)
+        (record,) = nemesis.records()
+        assert record["healed_ns"] is None, "nobody waited for that"
+        if patient.heal:
+            assert hit[0].status() != psutil.STATUS_STOPPED
+        else:
+            assert until(lambda: not alive(hit))
+
+
+# A nemesis that cannot leave, and a lab that is told to end.
+STUCK = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from lab.faults import Fault, Nemesis
+from lab.interrupt import Interrupt, Interrupted
+
+def inject(stack, names, over):
+    print("injected", flush=True)
+    return []
+
+interrupt = Interrupt()
+stack = SimpleNamespace(instances=lambda names: {})
+fault = Fault("stuck", "", lambda stack: [], inject, heal=lambda stack, names: time.sleep(600))
+with Nemesis(fault, stack, Path(sys.argv[1]), seed=1, injections=1):
+    try:
+        while True:
+            interrupt.check()
+            time.sleep(0.02)
+    except Interrupted:
+        print("leaving", flush=True)
+        raise
+"""
+
+
+@pytest.mark.timeout(60)
+def test_the_second_ctrl_c_does_not_wait_for_an_injection(tmp_path: Path) -> None:
+    """The first one does, where an injection cannot be cut short."""
+    samples, _, _ = under_load(tmp_path, 0, 1)
+    command = [sys.executable, "-c", STUCK, str(samples)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as lab:
+        try:
+            assert lab.stdout is not None
+            assert lab.stdout.readline() == "injected\n"
+            lab.send_signal(signal.SIGINT)
+            assert lab.stdout.readline() == "leaving\n"
+            assert lab.poll() is None
+            lab.send_signal(signal.SIGINT)
+            _, said = lab.communicate(timeout=30)
+        finally:
+            lab.kill()
+    assert lab.returncode == COULD_NOT_MEASURE
+    assert said == ""
+
+
 def test_what_goes_wrong_in_the_nemesis_is_raised(shared: Servers, tmp_path: Path) -> None:
     """It happens in a thread, and must not be lost there."""
 
-    def fail(_stack: Stack, _names: list[str]) -> list[int]:
+    def fail(_stack: Stack, _names: list[str], _over: Event) -> list[int]:
         raise OSError("no more processes")
 
     with stack(shared, stub(tmp_path), tmp_path) as running:

@@ -1,7 +1,8 @@
 """`kill -9` of the lab at random moments of `lab compare`: nothing of it is left, and the run can be finished.
 
-The moments are spread over the whole run, from the start of the servers to the drain of the block with the fault.
-Two by default, of which the last run is finished by `lab resume`; ten, each of them finished, by
+The moments are spread over the whole run, from the start of the servers to the end of the block with the fault;
+contender and fault are drawn for each. Two by default, of which the last run is finished by `lab resume`; ten, each of
+them finished, by
 ``KILLED_LAB_MOMENTS=10 .venv/bin/pytest tests/integration/test_killed_lab.py``.
 """
 
@@ -19,21 +20,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import psutil
 import pytest
 
+from lab.contenders import load_contenders
 from lab.environment import PROJECT
-from lab.rundir import RunDir
+from lab.faults import FAULTS
+from lab.rundir import Plan, RunDir
 from tests.support import alive, until
 
 MOMENTS = int(os.environ.get("KILLED_LAB_MOMENTS", "2"))
 SEED = int(os.environ.get("KILLED_LAB_SEED", secrets.randbelow(2**31)))
-# Celery has everything that can be left behind: a broker, and children that prefork made. A round and a fault block.
-COMPARE = ["--contender", "celery", "--fault", "worker-kill", "--rate", "10", "--rounds", "1", "--duration", "3"]
-# From the start of the servers to the drain of the last block: the whole takes about 42 s.
-FIRST_S, LAST_S = 1.0, 38.0
+KNOWN = load_contenders(PROJECT / "contenders.toml")
+# With and without a broker, with children that prefork made and without; each under each fault that can be done to it.
+CASES = [
+    (contender, fault)
+    for contender in ("inline", "celery", "celery-threads")
+    for fault in ("api-kill", "worker-kill", "deploy")
+    if FAULTS[fault].applies_to(KNOWN[contender])
+]
+COMPARE = ["--rate", "10", "--rounds", "1", "--duration", "3"]  # a round and a fault block
+# From the start of the servers to the end of the last block: besides the window with the fault at least 12 s.
+FIRST_S, BESIDES_S = 1.0, 9.5
 GONE_WITHIN_S = 5.0
 LOOK_EVERY_S = 0.3
 MARK = "TEST_OF_A_KILLED_LAB"
@@ -97,10 +108,17 @@ def run_lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=150)
 
 
-def kill_at(moment_s: float, out: Path, temporary: Path) -> Observed:
+def last_moment_s(fault: str) -> float:
+    """Return until when a run with this fault surely goes on."""
+    injections: int = Plan.model_fields["injections"].default
+    return BESIDES_S + injections * FAULTS[fault].part_s
+
+
+def kill_at(moment_s: float, contender: str, fault: str, out: Path, temporary: Path) -> Observed:
     """Start `lab compare`, kill it at a moment, and return what had been seen of it by then."""
     seen = Observed(secrets.token_hex(8), out, temporary)
-    command = [sys.executable, "-m", "lab", "compare", *COMPARE, "--seed", "7", "--out", str(out)]
+    what = ["--contender", contender, "--fault", fault, *COMPARE, "--seed", "7", "--out", str(out)]
+    command = [sys.executable, "-m", "lab", "compare", *what]
     environment = os.environ | {MARK: seen.mark, "TMPDIR": str(temporary)}
     killed_at = time.monotonic() + moment_s
     log = out.parent / f"{out.name}.log"
@@ -193,14 +211,15 @@ def check_resume_finishes(path: Path) -> None:
 def test_a_killed_lab_leaves_nothing_running_and_can_be_resumed(tmp_path: Path) -> None:
     """At each moment in turn; the run that had come furthest, or each, is finished by `lab resume`."""
     draw = random.Random(SEED)
-    part_s = (LAST_S - FIRST_S) / MOMENTS
-    moments = [FIRST_S + part_s * (number + draw.random()) for number in range(MOMENTS)]
-    for number, moment_s in enumerate(moments):
-        print(f"KILLED_LAB_SEED={SEED} KILLED_LAB_MOMENTS={MOMENTS}: the lab is killed after {moment_s:.2f} s")
+    cases = cycle(draw.sample(CASES, len(CASES)))
+    for number, (contender, fault) in zip(range(MOMENTS), cases, strict=False):
+        moment_s = FIRST_S + (last_moment_s(fault) - FIRST_S) * (number + draw.random()) / MOMENTS
+        what = f"the lab with {contender} and {fault} is killed after {moment_s:.2f} s"
+        print(f"KILLED_LAB_SEED={SEED} KILLED_LAB_MOMENTS={MOMENTS}: {what}")
         out = tmp_path / str(number)
         out.mkdir()
         with temporary_directory() as temporary:
-            seen = kill_at(moment_s, out, temporary)
+            seen = kill_at(moment_s, contender, fault, out, temporary)
             print(f"  {len(seen.processes)} processes, {len(seen.ports)} ports, {how_far(out)}")
             check_nothing_is_left(seen)
         check_nothing_was_overlooked(seen)

@@ -77,6 +77,44 @@ def test_no_rule_can_be_taken_away_unnoticed(part: str, name: str, museum: tuple
     assert found(folder, replace(ledger.RULES, **{part: kept})) != block.expected
 
 
+# Everything that a rule for a fate asks for, in every combination, possible in a block or not.
+STATES = """
+    SELECT * FROM
+    (VALUES ('acknowledged', true), ('indeterminate', true), ('refused', false), (NULL, false)) AS o(outcome, asked),
+    unnest([0, 1, 2]) AS n(n), unnest([0, 1]) AS f(n_failed), unnest([0, 1]) AS g(n_given_up),
+    unnest([0, 1]) AS s(n_skipped), unnest([false, true]) AS q(in_queue), unnest([false, true]) AS u(in_unacked)
+    WHERE asked OR n > 0
+"""
+
+
+def rules_that_meet() -> set[tuple[str, str]]:
+    """Return the pairs of fates of which the first decides in a state in which the second holds too."""
+    conditions = ", ".join(f"coalesce({condition}, false)" for condition in ledger.FATES.values())
+    found = set()
+    for row in duckdb.execute(f"SELECT {conditions} FROM ({STATES})").fetchall():
+        first, *later = [fate for fate, holds in zip(ledger.FATES, row, strict=True) if holds]
+        found |= {(first, other) for other in later}
+    return found
+
+
+def test_no_two_fates_can_change_places_unnoticed(tmp_path: Path) -> None:
+    """Mutation: of each two that can hold at once; all others exclude each other, whatever their order."""
+    block = Block("celery")
+    for name in PLANTS:
+        PLANTS[name](block, "POST /action")
+    folder = block.write(tmp_path / "block")
+    unnoticed = []
+    for first, later in rules_that_meet():
+        order = [fate for fate in ledger.FATES if fate != later]
+        order.insert(order.index(first), later)
+        fates = {fate: ledger.FATES[fate] for fate in order}
+        if found(folder, replace(ledger.RULES, fates=fates)) == block.expected:
+            unnoticed.append((first, later))
+    assert not unnoticed
+    assert {("failed", "given_up"), ("skipped", "pending"), ("pending", "stranded")} <= rules_that_meet()
+    assert ("done", "duplicated") not in rules_that_meet()
+
+
 # What is not a rule with a name: each of these changes makes the ledger wrong.
 MUTANTS = {
     "rows that were written twice count once": ("THEN greatest(1, n_journal)", "THEN 1"),

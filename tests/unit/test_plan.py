@@ -7,7 +7,7 @@ import pytest
 from lab.contenders import load_contenders
 from lab.environment import PROJECT
 from lab.faults import FAULTS
-from lab.run import load_of, plan_blocks, planned_seconds
+from lab.run import fault_window_s, load_of, plan_blocks, planned_seconds
 from lab.rundir import Plan
 from lab.scenario import load_scenarios
 
@@ -91,6 +91,36 @@ def test_a_block_with_a_fault_is_loaded_for_as_long_as_the_plan_says(faults: lis
     assert {block.number: load_of(asked, block).duration_s for block in blocks} == expected
     estimates = planned_seconds(asked, blocks)
     assert all(estimates[number] > duration_s for number, duration_s in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("scenario", "grace_s", "waits_s"),
+    [("mixed", 600, 0), ("overrun", 0.1, 0.1), ("overrun", 10, 0.3), ("long-tasks", 10, 10), ("long-tasks", 60, 12)],
+)
+def test_a_deploy_gets_the_time_in_which_it_waits_for_tasks(scenario: str, grace_s: float, waits_s: float) -> None:
+    """That is their own, and at most the grace period; other faults do not wait."""
+    asked = plan(scenarios=[SCENARIOS[scenario]], faults=["api-kill", "deploy"], fault_duration_s=None, grace_s=grace_s)
+    windows_s = {fault: fault_window_s(asked, fault, SCENARIOS[scenario]) for fault in asked.faults}
+    assert windows_s == {"api-kill": 4 * 4, "deploy": 4 * (7 + waits_s)}
+    blocks = [block for block in plan_blocks(asked) if block.fault]
+    assert {block.fault: load_of(asked, block).duration_s for block in blocks} == windows_s
+
+
+def test_the_last_task_counts_in_how_long_a_block_takes() -> None:
+    """Its drain waits for it."""
+    short, long = (
+        plan(scenarios=[SCENARIOS["long-tasks"].model_copy(update={"probe_seconds": seconds})], faults=[])
+        for seconds in (1, 9)
+    )
+    estimates_s = [planned_seconds(asked, plan_blocks(asked))[1] for asked in (short, long)]
+    assert estimates_s[1] - estimates_s[0] == 8
+
+
+def test_a_plan_from_before_there_was_a_choice_has_the_usual_grace_period() -> None:
+    """Its run.json does not name one."""
+    old = plan().model_dump_json(exclude={"grace_s"})
+    assert "grace" not in old
+    assert Plan.model_validate_json(old).grace_s == 10
 
 
 def test_a_round_and_a_repeat_of_a_fault_have_arrivals_of_their_own_which_all_contenders_share() -> None:

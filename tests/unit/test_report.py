@@ -6,13 +6,16 @@ import re
 from io import StringIO
 from pathlib import Path
 from random import Random
+from uuid import UUID
 
 import duckdb
 import pytest
 from rich.console import Console
 
 from lab import report, stats
-from lab.report import terminal, words
+from lab.globs import no_glob
+from lab.history import history
+from lab.report import tables, terminal, words
 from lab.report.schema import schema_text
 from lab.report.summary import Comparison, RouteFigures, Summary
 from lab.rundir import RunDir, RunRecord
@@ -222,6 +225,37 @@ def test_a_fault_block_counts_for_fates_and_not_for_figures(tmp_path: Path) -> N
     assert any("`inline` with api-sigkill" in sentence for sentence in summary.sentences)
 
 
+def test_fates_are_counted_of_acknowledged_tasks_and_apart_from_those_of_other_requests(tmp_path: Path) -> None:
+    """A duplicate without an answer is none of an acknowledged task, and what was recovered is nobody's “other”."""
+    block = Block("celery")
+    told = ["done", "done", "lost_in_the_middle", "stranded", "duplicated", "duplicated", "failed"]
+    for plant in [*told, "not_done", "recovered", "duplicated_without_a_yes", "unexpected", "never_asked_for"]:
+        PLANTS[plant](block, "POST /action")
+    directory, run = one_round(tmp_path / "r", celery=block)
+    glance = tables.glance(report.write(directory.path), "mixed").rows
+    assert [row[-4:] for row in glance] == [["7", "2", "1", "4"]]
+    run.plan.faults = ["worker-kill"]
+    run.blocks[0].fault, run.blocks[0].round = "worker-kill", 0
+    directory.write(run)
+    table = tables.faults(report.write(directory.path))
+    cells = dict(zip(table.head, table.rows[0], strict=True))
+    columns = ("acknowledged", "done", "lost", "stranded", "duplicated", "other")
+    assert [cells[column] for column in columns] == ["7", "2", "1", "1", "2", "1"]
+    assert cells["without a yes"] == "1 duplicated, 1 not done, 1 recovered, 2 unexpected"
+
+
+def test_a_run_is_read_by_its_name_whatever_is_in_it(tmp_path: Path) -> None:
+    """Beside another one that the name would match as a pattern, with the same result as under a plain name."""
+    odd = make_run(tmp_path / "run[1]*?", {"inline": 1.0, "celery": 1.5}, rounds=1)
+    make_run(tmp_path / "run1ab", {"inline": 9.0, "celery": 9.0}, rounds=1)
+    plain = make_run(tmp_path / "plain", {"inline": 1.0, "celery": 1.5}, rounds=1)
+    assert report.write(odd).model_dump(exclude={"run"}) == report.write(plain).model_dump(exclude={"run"})
+    block = odd / RunDir(odd).read().blocks[0].folder
+    sql = "SELECT task_id FROM read_parquet($tasks) WHERE route = 'POST /multi-tasks' LIMIT 1"
+    (task_id,) = duckdb.execute(sql, {"tasks": no_glob(block / "tasks.parquet")}).fetchone() or ("",)
+    assert any("is done" in sentence for sentence in history(block, UUID(task_id)))
+
+
 def faulted(
     tmp_path: Path, injected_s: list[float], disturbed_s: list[float], every_s: float = 0.1, done: bool = True
 ) -> float | None:
@@ -397,3 +431,22 @@ def test_the_command_that_repeats_a_run_of_faults_names_no_duration_that_was_not
     faults = plan(["inline"], rounds=0, command="faults", faults=["deploy"], fault_repeats=3, fault_duration_s=None)
     assert words.reproduce(faults).endswith("--fault deploy --rate 20")
     assert "--rounds 3" in words.reproduce(faults)
+    assert "--grace" not in words.reproduce(faults)
+
+
+def test_a_grace_period_that_was_asked_for_is_said(tmp_path: Path) -> None:
+    """Beside every deploy, and in the command that repeats the run; the usual one and other faults are not touched."""
+    block = Block("inline")
+    PLANTS["done"](block, "POST /action")
+    directory, run = one_round(tmp_path / "r", inline=block)
+    run.plan.faults, run.plan.grace_s = ["deploy"], 0.1
+    run.blocks[0].fault, run.blocks[0].round = "deploy", 0
+    directory.write(run)
+    summary = report.write(directory.path)
+    assert "--grace 0.1" in summary.reproduce
+    assert any("with deploy (grace 0.1 s)" in sentence for sentence in summary.sentences)
+    for text in (printed(summary), (directory.path / "report.md").read_text()):
+        assert "deploy (grace 0.1 s)" in text
+    assert "…" not in printed(summary)
+    assert words.fault("deploy", 10) == "deploy"
+    assert words.fault("api-kill", 0.1) == "api-kill"
