@@ -101,7 +101,7 @@ def read_footer(samples: Path) -> dict[str, Any]:
     """Return the last line of a samples file; empty where the file was cut off before it."""
     last = samples.read_bytes().rstrip().rpartition(b"\n")[2]
     footer: dict[str, Any] = json.loads(last) if last else {}
-    return footer if "loop_lag_p99_ms" in footer else {}
+    return footer if {"loop_lag_p99_ms", "workers_lost"} & footer.keys() else {}
 
 
 def samples_to_parquet(samples: Path, table: Path, contender: str | None = None) -> None:
