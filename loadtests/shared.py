@@ -169,6 +169,15 @@ class Conductor:
         self._conducting.join()
 
     def _conduct(self) -> None:
+        status = CUT_SHORT
+        try:
+            status = self._play()
+        except Exception:
+            log.exception("The schedule broke off.")
+        gevent.spawn(self._over, status)
+
+    def _play(self) -> int:
+        """Have the schedule played, write every row, and return the exit status."""
         self._wait(lambda worker: worker.ready)
         self._plan.begin(time.monotonic_ns() + LEAD_NS)
         self._recorder.write_header(self._plan.header(workers=len(self._workers)))
@@ -180,9 +189,6 @@ class Conductor:
             self._wait(lambda worker: worker.last_line is not None)
         lost = self._settle(began)
         self._recorder.close(self._last_line(len(lost)))
-        gevent.spawn(self._over, self._status(began, bool(lost)))
-
-    def _status(self, began: bool, lost: bool) -> int:
         if not began or self._end_at_s < math.inf:
             return CUT_SHORT
         return WORKER_LOST if lost else PLAYED
@@ -195,6 +201,8 @@ class Conductor:
                 if name not in here and worker.gone_ns is None and not done(worker):
                     worker.gone_ns = time.monotonic_ns()
                     log.error("The load generator lost a worker: %s.", name)
+                    # If it is only asleep, it must not go on where it was when it wakes.
+                    self._runner.send_message(END, {"grace_s": 0.0}, name)
             if all(done(worker) or worker.gone_ns is not None for worker in self._workers.values()):
                 return
             if time.monotonic() > self._end_at_s:
