@@ -74,6 +74,10 @@ MayLoad = Annotated[
     list[str] | None,
     typer.Option("--i-may-load", help="A host other than this machine that may be loaded; repeatable."),
 ]
+Generators = Annotated[
+    int,
+    typer.Option(min=1, max=64, help="Locust workers that share the load; each needs a CPU on the generator's side."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Fixes arrivals, requests and the order of blocks.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder in which the run directory is made.")]
@@ -97,6 +101,7 @@ def compare(
     contenders_file: ContendersFile = CONTENDERS,
     scenarios_folder: ScenariosFolder = SCENARIOS,
     i_may_load: MayLoad = None,
+    generators: Generators = 1,
     seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -123,6 +128,7 @@ def compare(
         horizon_s=HORIZON_S,
         faults=[] if no_faults else choose_faults(fault or DEFAULT_FAULTS),
         may_load=i_may_load or [],
+        generators=generators,
     )
     check_what_runs_already(plan)
     check_faults_apply(plan)
@@ -141,6 +147,7 @@ def faults(
         typer.Option("--duration", min=4, max=86_400, help="Seconds of the window in which a fault comes four times."),
     ] = None,
     stack: StackOption = Stack.local,
+    generators: Generators = 1,
     seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -158,6 +165,7 @@ def faults(
         faults=choose_faults(fault or DEFAULT_FAULTS),
         fault_repeats=rounds,
         fault_duration_s=duration_s,
+        generators=generators,
     )
     check_faults_apply(plan)
     measure(plan, out, as_json)
