@@ -161,10 +161,15 @@ class Conductor:
         self._conducting = gevent.spawn(self._conduct)
 
     def end(self, grace_s: float) -> None:
-        """End the run early, unless it is over: each worker gets ``grace_s`` for what is in flight."""
-        if self._end_at_s == math.inf and not self._conducting.ready():
+        """End the run early, unless it is over: each worker gets ``grace_s`` for what is in flight.
+
+        Locust stops a run whose last worker is lost, too: that one ends by itself, and as one that lost its workers.
+        """
+        here = self._still_here()
+        answering = here or any(worker.last_line is not None for worker in self._workers.values())
+        if answering and self._end_at_s == math.inf and not self._conducting.ready():
             self._end_at_s = time.monotonic() + grace_s + LAST_ROWS_S
-            for name in self._still_here():
+            for name in here:
                 self._runner.send_message(END, {"grace_s": grace_s}, name)
         self._conducting.join()
 
@@ -239,7 +244,7 @@ class Conductor:
                 answer = LOST_WHEN_DUE if due else LOST_BEFORE_DUE
             self._recorder.record(sample_of(intended, contender, None, None, answer))
         if lost:
-            told = "%d of %d Locust workers were lost; what became of %d requests that were due is not known."
+            told = "Locust workers lost: %d of %d; what became of %d requests that were due is not known."
             log.error(told, len(lost), len(names), unknown)
         return lost
 

@@ -125,7 +125,7 @@ def test_a_killed_worker_is_told_and_its_requests_have_their_rows(locust: Start,
         shared.workers[0].kill()
         status, output = ended(shared.master)
     assert status == 3, output
-    assert "1 of 3 Locust workers were lost" in output
+    assert "Locust workers lost: 1 of 3" in output
     assert "Traceback" not in output
     samples = read(path)
     assert [row["seq"] for row in samples.rows] == list(range(len(samples.rows)))
