@@ -226,7 +226,8 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
             raise UsageError("--host and --contender-url exclude each other: give every server a name, or none.")
         _check(values, "http://127.0.0.1" if waits_for_form else environment.host)
     except (UsageError, OSError) as error:
-        print(error, file=sys.stderr)
+        if not (values["worker"] and values["processes"]):  # a forked worker has its master's options: once is enough
+            print(error, file=sys.stderr)
         sys.exit(2)
     for name in ("requests", "samples"):  # a master sends the options to its workers: no Path among them
         values[name] = values[name] and str(values[name])

@@ -175,3 +175,14 @@ def test_a_worker_on_another_machine_is_refused_before_anything_is_sent(locust: 
     assert "on another machine" in output
     assert server.received == []
     assert {row["outcome"] for row in read(tmp_path / "samples").rows} == {"unsent"}
+
+
+def test_what_cannot_be_followed_is_told_once_and_not_by_each_worker(locust: Start, tmp_path: Path) -> None:
+    """With status 2, before anything is sent."""
+    port = str(free_port())
+    with load_server() as server:
+        wrong = [*schedule(server, tmp_path / "samples", 1), "--rate", "-1"]
+        status, output = ended(locust(*wrong, "--processes", "2", "--master-bind-port", port, "--master-port", port))
+    assert (status, output.count("--rate -1.0")) == (2, 1), output
+    assert "Traceback" not in output
+    assert server.received == []
