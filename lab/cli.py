@@ -76,6 +76,10 @@ MayLoad = Annotated[
     list[str] | None,
     typer.Option("--i-may-load", help="A host other than this machine that may be loaded; repeatable."),
 ]
+Generators = Annotated[
+    int,
+    typer.Option(min=1, max=64, help="Locust workers that share the load; each needs a CPU on the generator's side."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Fixes arrivals, requests and the order of blocks.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder in which the run directory is made.")]
@@ -99,6 +103,7 @@ def compare(
     contenders_file: ContendersFile = CONTENDERS,
     scenarios_folder: ScenariosFolder = SCENARIOS,
     i_may_load: MayLoad = None,
+    generators: Generators = 1,
     seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -125,6 +130,7 @@ def compare(
         horizon_s=HORIZON_S,
         faults=[] if no_faults else choose_faults(fault or DEFAULT_FAULTS),
         may_load=i_may_load or [],
+        generators=generators,
     )
     check_contenders_fit(plan)
     check_faults_apply(plan)
@@ -151,6 +157,7 @@ def faults(
         ),
     ] = GRACE_S,
     stack: StackOption = Stack.local,
+    generators: Generators = 1,
     seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -169,6 +176,7 @@ def faults(
         fault_repeats=rounds,
         fault_duration_s=duration_s,
         grace_s=grace_s,
+        generators=generators,
     )
     check_faults_apply(plan)
     check_grace(plan)

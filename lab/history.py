@@ -83,7 +83,8 @@ def _task_id(request_id: str, position: int) -> str:
 def _request_moments(request: dict[str, Any]) -> Iterator[Moment]:
     yield request["intended_ns"], f"request {request['request_id']} was due: {request['route']} ({request['phase']})"
     if request["sent_ns"] is None:
-        yield None, "the request was never sent, because the in-flight cap was reached"
+        known = "was never sent" if request["outcome"] == "unsent" else "may have been sent or not"
+        yield None, f"the request {known}: {request['error']}"
         return
     yield request["sent_ns"], "the request was sent"
     answer = request["error"] or (f"status {request['status']}" if request["status"] else "no answer")

@@ -12,13 +12,16 @@ import duckdb
 from lab.environment import PROJECT
 from lab.errors import LabError
 from lab.globs import no_glob
-from lab.rundir import ScenarioRecord
+from lab.rundir import Plan, ScenarioRecord
+from lab.stacks.servers import free_port
 from lab.stacks.supervisor import Supervisor
 
 BYSTANDERS_PER_S = 20
 IN_FLIGHT_CAP = 1000
 # A request may take its time-out of 10 s after the last arrival; what is not back by then is Locust's own fault.
 GRACE_S = 30
+# Locust's exit status where the load was put on, but not by all of its workers to the end.
+LOST_A_WORKER = 3
 
 SAMPLE_COLUMNS = {
     "seq": "BIGINT",
@@ -37,10 +40,11 @@ SAMPLE_COLUMNS = {
 }
 
 
-def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path, may_load: list[str]) -> list[str]:
+def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path, plan: Plan) -> list[str]:
     """Return the command that puts a scenario's load on a host and writes its raw samples.
 
-    Requests that the scenario describes itself go into a file beside the samples.
+    Several generators are a Locust master, on a free port, and its workers. Requests that the scenario describes itself
+    go into a file beside the samples.
     """
     options = {
         "--host": host,
@@ -60,7 +64,11 @@ def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path
     locustfile = str(PROJECT / "loadtests" / "locustfile.py")
     command = [sys.executable, "-m", "locust", "-f", locustfile, "--headless"]
     command += [str(part) for pair in options.items() if pair[1] is not None for part in pair]
-    return command + [part for host in may_load for part in ("--i-may-load", host)]
+    if plan.generators > 1:
+        port = str(free_port())
+        command += ["--processes", str(plan.generators), "--master-bind-host", "127.0.0.1"]
+        command += ["--master-bind-port", port, "--master-port", port]
+    return command + [part for host in plan.may_load for part in ("--i-may-load", host)]
 
 
 def _write_requests(scenario: ScenarioRecord, file: Path) -> Path | None:
@@ -78,7 +86,10 @@ def drive(
     planned_s: float,
     tick: Callable[[], None],
 ) -> None:
-    """Run Locust to its end, calling ``tick`` four times a second. Raises LabError where it fails or never ends."""
+    """Run Locust to its end, calling ``tick`` four times a second. Raises LabError where it fails or never ends.
+
+    One of its workers may be lost: that makes the block void, which the last line of the samples says.
+    """
     locust = supervisor.start("locust", command, {}, cwd=PROJECT, cpus=cpus, log=log)
     deadline = time.monotonic() + planned_s + GRACE_S
     while (status := locust.poll()) is None:
@@ -87,7 +98,7 @@ def drive(
             raise LabError(f"The load generator did not end within {planned_s + GRACE_S:.0f} s; see {log}.")
         tick()
         time.sleep(0.25)
-    if status != 0:
+    if status not in (0, LOST_A_WORKER):
         raise LabError(f"The load generator ended with status {status}; see {log}.")
 
 
@@ -102,7 +113,7 @@ def read_footer(samples: Path) -> dict[str, Any]:
     """Return the last line of a samples file; empty where the file was cut off before it."""
     last = samples.read_bytes().rstrip().rpartition(b"\n")[2]
     footer: dict[str, Any] = json.loads(last) if last else {}
-    return footer if "loop_lag_p99_ms" in footer else {}
+    return footer if {"loop_lag_p99_ms", "workers_lost"} & footer.keys() else {}
 
 
 def samples_to_parquet(samples: Path, table: Path, contender: str | None = None) -> None:

@@ -187,7 +187,7 @@ class Experiment:
         scenario = load_of(self.run.plan, block)
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
-        command = load.locust_command(scenario, stack.base_url, block.seed, samples, self.run.plan.may_load)
+        command = load.locust_command(scenario, stack.base_url, block.seed, samples, self.run.plan)
         fault = as_planned(block.fault, self.run.plan, scenario) if block.fault else None
         with Nemesis(fault, stack, samples, block.seed, self.run.plan.injections) as nemesis:
 

@@ -112,6 +112,9 @@ class Plan(Record):
         default=4, description="how often a fault comes in one block: one kill has a luck of its own"
     )
     may_load: list[str] = Field(default=[], description="hosts other than this machine that may be loaded")
+    generators: int = Field(
+        default=1, description="Locust workers that share each block's load; 1 is Locust without workers"
+    )
     void_repeats: int = Field(
         default=2, description="how many void blocks are measured again, so that one hiccup does not cost a verdict"
     )

@@ -1,8 +1,8 @@
 """Whether a block can be believed: only what the instrument or a shared server did wrong makes it void.
 
 What a contender does (a dead worker, an endless drain, refusals) is its result and never void. The rules are those of
-``docs/method.md``. From the block's record they use ``instrument``: ``loop_lag_p99_ms`` (from the last line of the
-samples), ``clock_step_ms`` and ``steal_share``.
+``docs/method.md``. From the block's record they use ``instrument``: ``loop_lag_p99_ms``, ``workers`` and
+``workers_lost`` (from the last line of the samples), ``clock_step_ms`` and ``steal_share``.
 """
 
 import json
@@ -29,6 +29,8 @@ SHARED = {"postgres": "PostgreSQL", "mail": "The mail sink"}
 
 def judge(block: Path, record: BlockRecord) -> list[str]:
     """Return why a settled block is void, one sentence for each reason; empty where it is valid."""
+    if lost := _workers_lost(record):
+        return lost
     if "loop_lag_p99_ms" not in record.instrument:
         return ["The samples were cut off: the load generator did not get to write their last line."]
     response_p99_ms, lateness_p99_ms = _window_p99(block)
@@ -62,6 +64,11 @@ def _window_p99(block: Path) -> tuple[float, float]:
         requests=no_glob(block / "requests.parquet"),
     )
     return response or 0.0, lateness or 0.0
+
+
+def _workers_lost(record: BlockRecord) -> list[str]:
+    lost, workers = (int(record.instrument.get(name, 0)) for name in ("workers_lost", "workers"))
+    return [f"The load generator lost {lost} of its {workers} Locust workers, and so part of the load."] if lost else []
 
 
 def _late(what: str, late_ms: float, response_p99_ms: float) -> list[str]:

@@ -12,8 +12,8 @@ from locust.env import Environment
 from locust.runners import STATE_MISSING, STATE_RUNNING, MasterRunner, WorkerRunner
 
 from loadtests.live import Live
+from loadtests.plan import boot_id
 from loadtests.recorder import Sample
-from loadtests.run import boot_id
 
 log = logging.getLogger("loadtests")
 

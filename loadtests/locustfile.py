@@ -25,8 +25,10 @@ from loadtests.arrivals import NS_PER_S, gap_s, wait_until
 from loadtests.distributed import Inbox, Outbox
 from loadtests.live import UNNAMED, Live
 from loadtests.options import COMMAND_LINE_ONLY, LoadOptions, add_arguments, check_mode, read_options
-from loadtests.recorder import Sample
+from loadtests.plan import LEAD_NS, Plan
+from loadtests.recorder import Recorder, Sample
 from loadtests.run import LoadRun, permitted_to
+from loadtests.shared import Conductor, Part
 from loadtests.target import UsageError
 from loadtests.tasks import Tasks
 from loadtests.users import scenario
@@ -45,7 +47,7 @@ class OneArrivalPerSecond(User):
         """Begin at a random moment of the first second."""
         kind = type(self)
         kind.started += 1
-        self._rng = Random(f"{self.load.seed}/user/{kind.started}")
+        self._rng = Random(f"{self.load.plan.seed}/user/{kind.started}")
         self._next_ns = time.monotonic_ns() + round(self._rng.random() * NS_PER_S)
 
     @task
@@ -53,14 +55,15 @@ class OneArrivalPerSecond(User):
         """Wait for the next arrival and send it."""
         wait_until(self._next_ns)
         self.load.arrive(self._next_ns)
-        gap = gap_s(self._rng, 1.0) if self.load.options.arrivals == "poisson" else 1.0
+        gap = gap_s(self._rng, 1.0) if self.load.plan.options.arrivals == "poisson" else 1.0
         self._next_ns += round(gap * NS_PER_S)
 
 
 class LoadSession:
     """The load of one Locust process: one run after another, begun and ended by Locust's own events.
 
-    ``live`` gets each sample; it is None where nobody looks. A worker's samples go to its master.
+    ``live`` gets each sample; it is None where nobody looks. A worker's samples go to its master. Of a fixed schedule,
+    a worker sends its part, and a master only conducts.
     """
 
     def __init__(self, environment: Environment, live: Live | None) -> None:
@@ -71,6 +74,8 @@ class LoadSession:
         runner = environment.runner
         self._outbox = Outbox(environment, runner) if isinstance(runner, WorkerRunner) else None
         self._inbox = Inbox(environment, runner, live) if isinstance(runner, MasterRunner) and live else None
+        self._part = Part(environment, runner, self._report) if isinstance(runner, WorkerRunner) else None
+        self._conductor: Conductor | None = None
         hooks: Any = environment.events
         hooks.test_start.add_listener(self.start)
         hooks.test_stop.add_listener(self.stop)
@@ -81,31 +86,53 @@ class LoadSession:
         """Begin a run with the options as they are now."""
         try:
             options = read_options(vars(self._environment.parsed_options) | {"host": self._environment.host})
-            seed = options.seed if options.seed is not None else secrets.randbits(32)
-            self._run = LoadRun(options, seed, self._report, self._fail)
+            self._several = len(options.targets) > 1
+            if options.rate is None:
+                self._begin_open_end(options)
+            else:
+                self._begin_schedule(options)
         except (UsageError, OSError) as error:
             self._fail(error)
-            return
-        OneArrivalPerSecond.load, OneArrivalPerSecond.started = self._run, 0
-        self._several = len(options.targets) > 1
+
+    def _begin_open_end(self, options: LoadOptions) -> None:
+        run = self._new_run(options, lead_ns=0)
+        OneArrivalPerSecond.load, OneArrivalPerSecond.started = run, 0
         if self._live is not None:
             urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
-            self._live.begin(options.scenario, self._rate(), urls, self._run.start_ns)
+            self._live.begin(options.scenario, self._rate(), urls, run.plan.start_ns)
         for box in (self._inbox, self._outbox):
             if box is not None:
                 box.begin()
-        if options.rate is not None:
-            self._environment.process_exit_code = 1  # until the schedule has been played
-            self._player = gevent.spawn(self._play, self._run)
-        elif self._sends_bystanders():
-            self._run.accompany()
+        if self._sends_bystanders():
+            run.accompany()
+
+    def _begin_schedule(self, options: LoadOptions) -> None:
+        runner = self._environment.runner
+        if self._part is not None:
+            self._part.begin(options)
+            return
+        self._environment.process_exit_code = 1  # until the schedule has been played
+        if isinstance(runner, MasterRunner):
+            self._conductor = Conductor(self._environment, runner, options, self._over, self._fail)
+        else:
+            self._player = gevent.spawn(self._play, self._new_run(options, LEAD_NS))
+
+    def _new_run(self, options: LoadOptions, lead_ns: int) -> LoadRun:
+        """Begin a run of this process alone."""
+        plan = Plan(options, secrets.randbits(32) if options.seed is None else options.seed)
+        recorder = Recorder(options.samples, self._fail)
+        self._run = LoadRun(plan, recorder, self._report)
+        self._run.begin(time.monotonic_ns() + lead_ns)
+        recorder.write_header(plan.header())
+        return self._run
 
     def stop(self, **_: Any) -> None:
         """End the run; what is in flight gets Locust's ``--stop-timeout``."""
         if self._player is not None:
             self._player.kill()
-        if self._run is not None:
-            self._run.stop(self._environment.stop_timeout)
+        for run in (self._run, self._part, self._conductor):
+            if run is not None:
+                run.end(self._environment.stop_timeout)
         if self._outbox is not None:
             self._outbox.send()
         if self._live is not None:
@@ -127,15 +154,19 @@ class LoadSession:
     def _play(self, run: LoadRun) -> None:
         try:
             run.play()
-            self._environment.process_exit_code = 0
+            self._over(0)
         except Exception:
             log.exception("The schedule broke off.")
+            self._over(1)
+
+    def _over(self, status: int) -> None:
+        """End the process with a status."""
+        self._environment.process_exit_code = status
         gevent.spawn(self._quit)
 
     def _fail(self, error: Exception) -> None:
         log.error("The load cannot go on: %s", error)
-        self._environment.process_exit_code = 1
-        gevent.spawn(self._quit)
+        self._over(1)
 
     def _quit(self) -> None:
         assert self._environment.runner is not None
@@ -202,10 +233,11 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
             raise UsageError("--host and --contender-url exclude each other: give every server a name, or none.")
         options = _check(values, "http://127.0.0.1" if waits_for_form else environment.host)
     except (UsageError, OSError) as error:
-        print(error, file=sys.stderr)
+        if not (values["worker"] and values["processes"]):  # a forked worker has its master's options: once is enough
+            print(error, file=sys.stderr)
         sys.exit(2)
-    if values["requests"] is not None:
-        values["requests"] = str(values["requests"])  # a master sends the options to its workers: no Path among them
+    for name in ("requests", "samples"):  # a master sends the options to its workers: no Path among them
+        values[name] = values[name] and str(values[name])
     if values["rate"] is not None:
         values["num_users"] = 0  # the schedule needs none
         values["only_summary"] = True  # printing the table every two seconds would hold the schedule up

@@ -148,9 +148,13 @@ def read_options(values: Mapping[str, Any]) -> LoadOptions:
 
 def check_mode(values: Mapping[str, Any]) -> None:
     """Raise UsageError where options of Locust's own do not go with the load's."""
-    distributed = values["master"] or values["worker"] or values["processes"]
-    if distributed and any(values[name] not in (None, "") for name in ("rate", "samples", "seed")):
-        raise UsageError("--rate, --samples and --seed are for one process: not with --master, --worker, --processes.")
+    fixed = [name for name in ("rate", "samples", "seed") if values[name] not in (None, "")]
+    if fixed and values["worker"] and not values["processes"]:
+        raise UsageError(f"--{fixed[0]} is for the master: it tells its workers what to send.")
+    if fixed and values["rate"] is None and (values["master"] or values["worker"] or values["processes"]):
+        raise UsageError(
+            f"--{fixed[0]} needs --rate where several workers send: without a schedule, each sends its own."
+        )
     if values["rate"] is None:
         return
     if not values["headless"]:

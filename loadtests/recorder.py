@@ -22,7 +22,8 @@ LAG_PROBE_S = 0.01
 class Sample(NamedTuple):
     """What became of one intended request; times by ``CLOCK_MONOTONIC``, in nanoseconds.
 
-    ``contender`` is the name of whom it was sent to; None where no names were given.
+    ``sent_ns`` is None where it was not sent, or where that is not known. ``contender`` is the name of whom it was sent
+    to; None where no names were given.
     """
 
     seq: int
@@ -63,10 +64,8 @@ class Recorder:
 
     def record(self, sample: Sample) -> None:
         """Take one row."""
-        if sample.sent_ns is None:
-            self.unsent += 1
-        else:
-            self.sent += 1
+        self.sent += sample.sent_ns is not None
+        self.unsent += sample.outcome == "unsent"
         if self._file is not None:
             self._lines.append(json.dumps(sample._asdict(), separators=(",", ":")))
 

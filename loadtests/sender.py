@@ -246,19 +246,25 @@ class Sender:
 
     def _finish(self, intended: Intended, sent_ns: int | None, ended_ns: int | None, answer: Answer) -> None:
         self._waiting.pop(intended.seq, None)
-        sample = Sample(
-            seq=intended.seq,
-            stream="bystander" if intended.bystander else "load",
-            phase=intended.phase,
-            route=f"{intended.request.method} {intended.request.path}",
-            request_id=str(intended.request_id),
-            tasks=intended.request.tasks,
-            intended_ns=intended.intended_ns,
-            sent_ns=sent_ns,
-            ended_ns=ended_ns,
-            status=answer.status,
-            outcome=answer.outcome,
-            error=answer.error,
-            contender=self._contender,
-        )
-        self._record(sample, answer.length)
+        self._record(sample_of(intended, self._contender, sent_ns, ended_ns, answer), answer.length)
+
+
+def sample_of(
+    intended: Intended, contender: str | None, sent_ns: int | None, ended_ns: int | None, answer: Answer
+) -> Sample:
+    """Return the row of a request that ended; times as in Sample."""
+    return Sample(
+        seq=intended.seq,
+        stream="bystander" if intended.bystander else "load",
+        phase=intended.phase,
+        route=f"{intended.request.method} {intended.request.path}",
+        request_id=str(intended.request_id),
+        tasks=intended.request.tasks,
+        intended_ns=intended.intended_ns,
+        sent_ns=sent_ns,
+        ended_ns=ended_ns,
+        status=answer.status,
+        outcome=answer.outcome,
+        error=answer.error,
+        contender=contender,
+    )

@@ -50,9 +50,10 @@ def status(code: int, *headers: str) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, server: LoadServer, answer: Callable[[Received], Answer]) -> None:
+    def __init__(self, server: LoadServer, answer: Callable[[Received], Answer], delay_s: float) -> None:
         self._server = server
         self._answer = answer
+        self._delay_s = delay_s
         self._data = b""
         self._nth = 0
 
@@ -65,7 +66,7 @@ class _Connection(asyncio.Protocol):
         self._data += data
         while (request := self._next_request()) is not None:
             self._server.received.append(request)
-            self._reply(self._answer(request))
+            asyncio.get_running_loop().call_later(self._delay_s, self._reply, self._answer(request))
 
     def _next_request(self) -> Received | None:
         head, found, rest = self._data.partition(b"\r\n\r\n")
@@ -98,15 +99,17 @@ class _Connection(asyncio.Protocol):
 
 
 @contextlib.contextmanager
-def load_server(answer: Callable[[Received], Answer] = lambda _: ACCEPTED) -> Iterator[LoadServer]:
-    """Run a server on a free loopback port, in a thread, until the end of the ``with``."""
+def load_server(
+    answer: Callable[[Received], Answer] = lambda _: ACCEPTED, delay_s: float = 0.0
+) -> Iterator[LoadServer]:
+    """Run a server on a free loopback port, in a thread, until the end of the ``with``; it answers after a delay."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     server = LoadServer(listening.getsockname()[1])
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     running = asyncio.run_coroutine_threadsafe(
-        loop.create_server(lambda: _Connection(server, answer), sock=listening),
+        loop.create_server(lambda: _Connection(server, answer, delay_s), sock=listening),
         loop,
     ).result(10)
     try:

@@ -248,6 +248,18 @@ def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
     assert "inside" in told
 
 
+def test_the_history_tells_what_was_not_sent_from_what_may_have_been(tmp_path: Path) -> None:
+    """Of a lost Locust worker's requests nobody knows."""
+    block = Block("celery")
+    block.request("POST /action", "unsent", error="in-flight cap reached")
+    block.request("POST /action", "indeterminate", sent_ns=None, ended_ns=None, error="its Locust worker was lost")
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    told = ["\n".join(ledger.history(folder, UUID(row["request_id"]))) for row in block.requests]
+    assert "the request was never sent: in-flight cap reached" in told[0]
+    assert "the request may have been sent or not: its Locust worker was lost" in told[1]
+
+
 @pytest.mark.parametrize("name", sorted(PLANTS))
 def test_every_planted_task_has_a_history(name: str, tmp_path: Path) -> None:
     """It ends with the fate that the ledger found."""

@@ -101,9 +101,10 @@ def test_a_wrong_option_is_refused_by_name(values: dict[str, Any], sentence: str
         ({"rate": 5.0, "headless": False}, "--headless"),
         ({"rate": 5.0, "num_users": 3}, "--users"),
         ({"rate": 5.0, "run_time": 3}, "--run-time"),
-        ({"rate": 5.0, "processes": 2}, "one process"),
-        ({"seed": 5, "master": True}, "one process"),
-        ({"samples": Path("x"), "worker": True}, "one process"),
+        ({"seed": 5, "master": True}, "--seed needs --rate where several workers send"),
+        ({"samples": Path("x"), "processes": 2}, "--samples needs --rate where several workers send"),
+        ({"rate": 5.0, "worker": True}, "--rate is for the master"),
+        ({"samples": Path("x"), "worker": True}, "--samples is for the master"),
     ],
 )
 def test_options_of_locust_that_contradict_the_loads_are_refused(values: dict[str, Any], sentence: str) -> None:
@@ -112,8 +113,12 @@ def test_options_of_locust_that_contradict_the_loads_are_refused(values: dict[st
         check_mode(LOCUST | values)
 
 
-def test_plain_and_distributed_runs_without_a_fixed_seed_are_fine() -> None:
-    """Plain and distributed runs without a fixed seed are fine."""
+def test_a_fixed_schedule_may_be_shared_and_a_plain_run_needs_none() -> None:
+    """A forked worker has its master's options."""
+    fixed = SCHEDULE | {"samples": Path("x"), "seed": 5}
+    check_mode(LOCUST | fixed | {"master": True})
+    check_mode(LOCUST | fixed | {"processes": 2})
+    check_mode(LOCUST | fixed | {"processes": 2, "worker": True})
     check_mode(LOCUST)
     check_mode(LOCUST | {"seed": "", "processes": 2})
     check_mode(LOCUST | {"num_users": 25, "run_time": 30, "seed": 4})

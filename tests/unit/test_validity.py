@@ -59,6 +59,20 @@ def test_samples_that_were_cut_off_are_void(block: Block, tmp_path: Path) -> Non
     only(judged(block, tmp_path, instrument={"steal_share": 0.0}), "cut off")
 
 
+@pytest.mark.parametrize("instrument", [INSTRUMENT, {"steal_share": 0.0}])
+def test_a_lost_locust_worker_is_void(instrument: dict[str, float], block: Block, tmp_path: Path) -> None:
+    """What it did not send is no further reason, and neither is the last line without a lag where all were lost."""
+    block.request("POST /action", "unsent")
+    only(
+        judged(block, tmp_path, instrument=instrument | {"workers": 4, "workers_lost": 1}), "1 of its 4 Locust workers"
+    )
+
+
+def test_several_locust_workers_are_no_reason(block: Block, tmp_path: Path) -> None:
+    """As long as none was lost."""
+    assert judged(block, tmp_path, instrument=INSTRUMENT | {"workers": 4, "workers_lost": 0}) == []
+
+
 def test_a_stolen_cpu_is_void(block: Block, tmp_path: Path) -> None:
     """Above 5 %."""
     only(judged(block, tmp_path, instrument=INSTRUMENT | {"steal_share": 0.07}), "7%")

@@ -1,0 +1,39 @@
+"""The lab's side of the load: the command that puts it on, and what its exit status means."""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from lab import load
+from lab.errors import LabError
+from lab.stacks.supervisor import Supervisor
+from tests.runmaker import plan
+
+
+@pytest.mark.parametrize(("generators", "processes"), [(1, []), (3, ["3"])])
+def test_several_generators_are_locust_workers_on_a_port_of_their_own(
+    generators: int, processes: list[str], tmp_path: Path
+) -> None:
+    """The master's and the workers' idea of the port is the same; one generator is Locust as it was."""
+    asked = plan(["inline"], 1, generators=generators)
+    command = load.locust_command(asked.scenarios[0], "http://127.0.0.1:1", 7, tmp_path / "samples", asked)
+    options = dict(pairwise(command))
+    assert [value for name, value in options.items() if name == "--processes"] == processes
+    assert options.get("--master-port") == options.get("--master-bind-port")
+    assert ("--master-port" in options) == bool(processes)
+
+
+def test_a_lost_worker_is_a_matter_of_the_block_and_any_other_failure_ends_the_run(tmp_path: Path) -> None:
+    """Status 3 says that a worker was lost, which the last line of the samples tells again."""
+    with Supervisor(tmp_path / "supervisor") as supervisor:
+
+        def drive(status: int) -> None:
+            command = [sys.executable, "-c", f"raise SystemExit({status})"]
+            load.drive(supervisor, command, None, tmp_path / "log", planned_s=5, tick=lambda: None)
+
+        drive(0)
+        drive(3)
+        with pytest.raises(LabError, match="status 1"):
+            drive(1)

@@ -1,0 +1,34 @@
+"""How one plan is shared out between several processes."""
+
+import pytest
+
+from loadtests.arrivals import NS_PER_S
+from loadtests.options import read_options
+from loadtests.plan import Plan
+from loadtests.run import Share
+from tests.unit.test_load_options import PLAIN, SCHEDULE
+
+
+@pytest.mark.parametrize("workers", [1, 3, 4])
+def test_the_parts_of_a_cap_add_up_to_it(workers: int) -> None:
+    """No process has more than one above another."""
+    parts = [Share(nth, workers).in_flight(1000) for nth in range(workers)]
+    assert sum(parts) == 1000
+    assert max(parts) - min(parts) <= 1
+
+
+def test_each_process_may_have_one_request_in_flight() -> None:
+    """However small the cap is."""
+    assert [Share(nth, 4).in_flight(2) for nth in range(4)] == [1, 1, 1, 1]
+
+
+def test_two_processes_draw_the_same_plan() -> None:
+    """The seed and the start say all of it."""
+    plans = [Plan(read_options(PLAIN | SCHEDULE | {"warmup": 2.0, "bystanders": 20.0}), seed=7) for _ in range(2)]
+    for plan in plans:
+        plan.begin(5 * NS_PER_S)
+    requests = [[plan.scheduled(seq) for seq in range(len(plan))] for plan in plans]
+    assert requests[0] == requests[1]
+    assert len(requests[0]) > 600
+    assert {one.phase for one in requests[0] if one.intended_ns < 7 * NS_PER_S} == {"warmup"}
+    assert {one.phase for one in requests[0] if one.intended_ns >= 7 * NS_PER_S} == {"window"}
