@@ -5,10 +5,12 @@ percentile that falls on a request that was never acknowledged or a task that ne
 """
 
 import math
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from lab.rundir import Environment
 from lab.stats import Verdict
 
 SUMMARY_SCHEMA = 1
@@ -169,6 +171,44 @@ class BlockFigures(Part):
     unsent: int | None = None
 
 
+class Latency(Part):
+    """Percentiles of response time in ms; inf: the percentile falls on a request that was not acknowledged."""
+
+    p50_ms: Figure = None
+    p95_ms: Figure = None
+    p99_ms: Figure = None
+    p999_ms: Figure = Field(default=None, description="p99.9, for the eye: it is not judged")
+
+
+class KnownServer(Part):
+    """A server whose latency is known exactly, and what was reported of it."""
+
+    server: str
+    title: str
+    requests: int = Field(description="of the schedule, in the window")
+    truth: Latency = Field(description="by the schedule and the server's rule alone")
+    lab: Latency = Field(description="what the lab reports, from the intended time")
+    closed_loop: Latency = Field(description="what Locust's own closed loop reports: ten users, `constant_throughput`")
+    outcomes: dict[str, int] = Field(description="requests by what became of them, by the server's rule")
+    wrong: list[str] = Field(description="where the lab is out of bounds; empty where it is within")
+
+
+class Calibration(Part):
+    """``calibration.json``: a test of the instrument on one machine. A run has the newest one of its machine."""
+
+    run: str = Field(description="name of the run directory in which it was made")
+    made_at: datetime
+    git_commit: str
+    environment: Environment
+    servers: list[KnownServer]
+    not_judged: list[str] = Field(description="what could not be tested, and why")
+
+    @property
+    def wrong(self) -> list[str]:
+        """What is wrong with the instrument, one sentence each, and what is not known of it."""
+        return [sentence for server in self.servers for sentence in server.wrong] + self.not_judged
+
+
 class Summary(Part):
     """``summary.json``."""
 
@@ -191,6 +231,7 @@ class Summary(Part):
     faults: list[FaultFigures]
     comparisons: list[Comparison]
     blocks: list[BlockFigures]
+    calibration: Calibration | None = Field(default=None, description="of the instrument, on this machine")
 
     def to_json(self) -> str:
         """Return the text of ``summary.json``."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lab.report import words
-from lab.report.summary import Fate, FaultFigures, RouteFigures, Summary
+from lab.report.summary import Calibration, Fate, FaultFigures, Latency, RouteFigures, Summary
 from lab.rundir import RunRecord
 
 # Fates of acknowledged tasks that have a column of their own; the others are summed.
@@ -207,6 +207,23 @@ def blocks(summary: Summary) -> Table:
         what = [str(b.number), str(b.round or words.NONE), b.contender, load, state, " ".join(b.why)]
         rows.append([*what, *measured, steal, unsent])
     return Table(head, rows, labels=6)
+
+
+def known_servers(calibration: Calibration) -> Table:
+    """Return, for each server, the truth, what the lab reports, and what Locust's own closed loop reports."""
+    rows = []
+    for server in calibration.servers:
+        rows += [
+            [server.server, "truth", *_percentiles(server.truth)],
+            ["", "lab", *_percentiles(server.lab)],
+            ["", "closed loop", *_percentiles(server.closed_loop)],
+        ]
+    return Table(["server", "by", "p50", "p95", "p99", "p99.9"], rows, labels=2)
+
+
+def _percentiles(latency: Latency) -> list[str]:
+    figures = (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.p999_ms)
+    return [words.milliseconds(figure, "failed", "") for figure in figures]
 
 
 def environment(run: RunRecord) -> Table:

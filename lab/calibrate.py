@@ -1,0 +1,235 @@
+"""`lab calibrate`: the instrument tested against servers whose latency is known exactly.
+
+Each server is a contender and comes under load in a block like any other; what the lab reports of it is compared with
+what the schedule and the server's rule make it.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import duckdb
+from rich.console import Console
+
+from lab import load
+from lab.calibration import FILE
+from lab.compare import begin, conclude, measure, place_or_refuse
+from lab.contenders import fill
+from lab.environment import PROJECT
+from lab.errors import MEASURED, VOID
+from lab.interrupt import Interrupt, Interrupted
+from lab.known_servers import SERVERS, fate
+from lab.progress import duration
+from lab.report.measure import measure as figures_of
+from lab.report.summary import Calibration, KnownServer, Latency
+from lab.run import plan_blocks, planned_seconds
+from lab.rundir import BlockRecord, ContenderRecord, Placement, Plan, RequestRecord, RunDir, RunRecord, ScenarioRecord
+from lab.stacks.health import check_health
+from lab.stacks.local import cpus
+from lab.stacks.servers import free_port, wait_until_up
+from lab.stacks.supervisor import Supervisor
+from lab.stats import percentile
+
+TOLERANCE = 0.02
+TOLERANCE_MS = 1.0
+JUDGED = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+FOR_THE_EYE = {"p999_ms": 0.999}
+# Two whole periods of the server that stalls.
+DURATION_S = 20.0
+RATE = 100.0
+CLOSED_LOOP_OVERHEAD_S = 3.0
+
+
+def calibration_plan(seed: int) -> Plan:
+    """Return the plan of a calibration: one block of each known server, at a constant rate."""
+    command = ["{python}", "-m", "lab.known_servers"]
+    servers = [
+        ContenderRecord(name=name, title=server.title, api=[*command, name, "{port}"], journal=False, slots="no tasks")
+        for name, server in SERVERS.items()
+    ]
+    known = ScenarioRecord(
+        name="known",
+        users="requests",
+        rate=RATE,
+        arrivals="constant",
+        warmup_s=2,
+        duration_s=DURATION_S,
+        requests=[RequestRecord(method="GET", path="/work")],
+        bystanders=False,
+        description="servers whose latency is known exactly",
+    )
+    return Plan(
+        command="calibrate",
+        seed=seed,
+        rounds=1,
+        quick=False,
+        stack="local",
+        contenders=servers,
+        scenarios=[known],
+        horizon_s=0,
+    )
+
+
+def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
+    """Test the instrument in a new run directory under ``out``; return the exit status of the contract."""
+    interrupt = Interrupt()
+    placement = place_or_refuse(plan.stack)
+    blocks = plan_blocks(plan)
+    closed_loops_s = len(plan.contenders) * (plan.scenarios[0].duration_s + CLOSED_LOOP_OVERHEAD_S)
+    planned_s = sum(planned_seconds(plan, blocks).values()) + closed_loops_s
+    names = ", ".join(contender.name for contender in plan.contenders)
+    console.print(f"Servers of known latency: {names}. About {duration(planned_s)}. Seed {plan.seed}.", highlight=False)
+    directory, run = begin(plan, blocks, placement, out)
+    with directory.claim():
+        measure(directory, run, interrupt, console)
+        if not run.interrupted:
+            _conclude_calibration(directory, run, interrupt, console)
+    status = conclude(directory, console, as_json)
+    return VOID if status == MEASURED and read(directory).wrong else status
+
+
+def _conclude_calibration(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:
+    """Ask each server in a closed loop too, and write down what the instrument made of them."""
+    try:
+        reported = _closed_loops(directory, run, interrupt, console)
+    except Interrupted:
+        run.interrupted = True
+        directory.write(run)
+        return
+    directory.write_text(FILE, judge(directory, run, reported).model_dump_json(indent=2))
+
+
+def read(directory: RunDir) -> Calibration:
+    """Return the calibration of a run directory."""
+    return Calibration.model_validate_json((directory.path / FILE).read_text())
+
+
+# Locust's own closed loop
+
+
+def _closed_loops(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> dict[str, Latency]:
+    """Return what Locust's closed loop reports of each server."""
+    reported = {}
+    with Supervisor(directory.path / "closed-loop") as supervisor:
+        for contender in run.plan.contenders:
+            console.print(f"closed loop  {contender.name}", highlight=False)
+            for_s = run.plan.scenarios[0].duration_s
+            reported[contender.name] = _closed_loop(
+                supervisor, contender, run.environment.placement, for_s, interrupt.check
+            )
+    return reported
+
+
+def _closed_loop(
+    supervisor: Supervisor, contender: ContenderRecord, placement: Placement, for_s: float, check: Callable[[], None]
+) -> Latency:
+    folder, port = supervisor.directory, free_port()
+    command = fill(contender.api, port, len(placement.contender))
+    log = folder / f"{contender.name}.log"
+    server = supervisor.start(
+        contender.name, command, {}, cwd=PROJECT, cpus=cpus(placement.contender, placement), log=log
+    )
+    host = f"http://127.0.0.1:{port}"
+    wait_until_up([server], port, lambda: check_health(host + contender.health))
+    reported = folder / f"{contender.name}.json"
+    locust = load.closed_loop_command(host, for_s, reported)
+    load.drive(
+        supervisor, locust, cpus(placement.generator, placement), folder / f"{contender.name}-locust.log", for_s, check
+    )
+    supervisor.stop(contender.name, grace_s=1)
+    return Latency.model_validate(json.loads(reported.read_text()))
+
+
+# the truth, and what the lab made of it
+
+
+def judge(directory: RunDir, run: RunRecord, reported: dict[str, Latency]) -> Calibration:
+    """Return what the instrument reports of each server beside the truth; void blocks are not judged."""
+    servers, not_judged = [], []
+    for contender in run.plan.contenders:
+        own = [block for block in run.blocks if block.contender == contender.name]
+        if valid := [block for block in own if block.valid]:
+            servers.append(_judge_server(directory, run, contender, valid[0], reported[contender.name]))
+        else:
+            not_judged.append(f"{contender.name} was not judged: {' '.join(own[-1].why)}")
+    return Calibration(
+        run=directory.path.name,
+        made_at=datetime.now(UTC),
+        git_commit=run.git_commit,
+        environment=run.environment,
+        servers=servers,
+        not_judged=not_judged,
+    )
+
+
+def _judge_server(
+    directory: RunDir, run: RunRecord, contender: ContenderRecord, block: BlockRecord, closed_loop: Latency
+) -> KnownServer:
+    scenario = run.plan.scenarios[0]
+    folder = directory.block(block)
+    rows = _window(folder / "requests.parquet")
+    planned = round(scenario.rate * scenario.duration_s)
+    due_ns = [(block.window_start_ns or 0) + round(number / scenario.rate * 1e9) for number in range(planned)]
+    fates = [fate(contender.name, row[0], at_ns / 1e9) for row, at_ns in zip(rows, due_ns, strict=False)]
+    outcomes = [found.outcome for found in fates]
+    times_ms = [found.after_s * 1e3 if found.outcome == "acknowledged" else math.inf for found in fates]
+    truth = _latency(times_ms)
+    figures = figures_of(folder, block).routes["all"]
+    seen_ms = [(row[3] - row[2]) / 1e6 if row[1] == "acknowledged" else math.inf for row in rows]
+    lab = Latency(**{name: figures[f"response_{name}"] for name in JUDGED}, p999_ms=percentile(seen_ms, 0.999))
+    return KnownServer(
+        server=contender.name,
+        title=contender.title,
+        requests=planned,
+        truth=truth,
+        lab=lab,
+        closed_loop=closed_loop,
+        outcomes=dict(Counter(outcomes)),
+        wrong=[f"{contender.name}: {sentence}" for sentence in wrong(truth, lab)]
+        + _wrong_rows(contender.name, planned, outcomes, [row[1] for row in rows]),
+    )
+
+
+def _window(requests: Path) -> list[tuple[UUID, str, int, int]]:
+    """Return id, outcome, intended and ended of each request of the window, in the order of the schedule."""
+    return duckdb.execute(
+        "SELECT request_id::UUID, outcome, intended_ns, ended_ns FROM read_parquet($requests) "
+        "WHERE phase = 'window' ORDER BY seq",
+        {"requests": str(requests)},
+    ).fetchall()
+
+
+def _latency(times_ms: list[float]) -> Latency:
+    return Latency(**{name: percentile(times_ms, share) for name, share in (JUDGED | FOR_THE_EYE).items()})
+
+
+def wrong(truth: Latency, reported: Latency) -> list[str]:
+    """Return which percentiles are off by more than 2 % and more than 1 ms, one sentence each."""
+    pairs = [(name, getattr(truth, name), getattr(reported, name)) for name in JUDGED]
+    return [
+        f"{name.removesuffix('_ms')} is {_shown(seen)} and should be {_shown(true)}."
+        for name, true, seen in pairs
+        if not _within(true, seen)
+    ]
+
+
+def _within(true: float, seen: float | None) -> bool:
+    if seen is None or math.isinf(true) or math.isinf(seen):
+        return seen == true
+    return abs(seen - true) <= max(TOLERANCE_MS, TOLERANCE * true)
+
+
+def _shown(figure: float | None) -> str:
+    return "missing" if figure is None else "infinite" if math.isinf(figure) else f"{figure:.1f} ms"
+
+
+def _wrong_rows(name: str, planned: int, true: Iterable[str], seen: list[str]) -> list[str]:
+    """Return whether requests are missing, or ended otherwise than the server has it."""
+    if len(seen) != planned:
+        return [f"{name}: {len(seen):,} requests are in the samples, and {planned:,} were intended."]
+    other = sum(one != another for one, another in zip(true, seen, strict=True))
+    return [f"{name}: {other:,} requests have another outcome than the server gave them."] if other else []
