@@ -18,16 +18,28 @@ from rich.console import Console
 from lab import load
 from lab.calibration import FILE
 from lab.compare import begin, conclude, measure, place_or_refuse
-from lab.contenders import fill
+from lab.contenders import fill, load_contenders
 from lab.environment import PROJECT
 from lab.errors import MEASURED, VOID
 from lab.interrupt import Interrupt, Interrupted
 from lab.known_servers import SERVERS, fate
+from lab.planted import plant_and_look
 from lab.progress import duration
 from lab.report.measure import measure as figures_of
-from lab.report.summary import Calibration, KnownServer, Latency
+from lab.report.summary import Calibration, KnownServer, Latency, Planted
 from lab.run import plan_blocks, planned_seconds
-from lab.rundir import BlockRecord, ContenderRecord, Placement, Plan, RequestRecord, RunDir, RunRecord, ScenarioRecord
+from lab.rundir import (
+    BlockRecord,
+    ContenderRecord,
+    Placement,
+    Plan,
+    RequestRecord,
+    RunDir,
+    RunRecord,
+    ScenarioRecord,
+    block_folder,
+)
+from lab.scenario import load_scenarios
 from lab.stacks.health import check_health
 from lab.stacks.local import cpus
 from lab.stacks.servers import free_port, wait_until_up
@@ -42,10 +54,12 @@ FOR_THE_EYE = {"p999_ms": 0.999}
 DURATION_S = 20.0
 RATE = 100.0
 CLOSED_LOOP_OVERHEAD_S = 3.0
+# In the files of whose blocks faults are planted.
+REAL = ["inline", "celery"]
 
 
 def calibration_plan(seed: int) -> Plan:
-    """Return the plan of a calibration: one block of each known server, at a constant rate."""
+    """Return the plan of a calibration: each known server at a constant rate, and real blocks to plant faults in."""
     command = ["{python}", "-m", "lab.known_servers"]
     servers = [
         ContenderRecord(name=name, title=server.title, api=[*command, name, "{port}"], journal=False, slots="no tasks")
@@ -68,20 +82,29 @@ def calibration_plan(seed: int) -> Plan:
         rounds=1,
         quick=False,
         stack="local",
-        contenders=servers,
-        scenarios=[known],
-        horizon_s=0,
+        contenders=[*servers, *(load_contenders(PROJECT / "contenders.toml")[name] for name in REAL)],
+        scenarios=[known, load_scenarios(PROJECT / "scenarios")["mixed"].model_copy(update={"duration_s": DURATION_S})],
+        horizon_s=15,
     )
+
+
+def calibration_blocks(plan: Plan) -> list[BlockRecord]:
+    """Return the blocks of a calibration: each contender under the one load that is meant for it."""
+    meant = {contender.name: plan.scenarios[contender.name not in SERVERS].name for contender in plan.contenders}
+    blocks = [block for block in plan_blocks(plan) if block.scenario == meant[block.contender]]
+    for number, block in enumerate(blocks, start=1):
+        block.number, block.folder = number, block_folder(number, block.contender, block.scenario)
+    return blocks
 
 
 def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     """Test the instrument in a new run directory under ``out``; return the exit status of the contract."""
     interrupt = Interrupt()
     placement = place_or_refuse(plan.stack)
-    blocks = plan_blocks(plan)
-    closed_loops_s = len(plan.contenders) * (plan.scenarios[0].duration_s + CLOSED_LOOP_OVERHEAD_S)
+    blocks = calibration_blocks(plan)
+    closed_loops_s = len(_known(plan)) * (plan.scenarios[0].duration_s + CLOSED_LOOP_OVERHEAD_S)
     planned_s = sum(planned_seconds(plan, blocks).values()) + closed_loops_s
-    names = ", ".join(contender.name for contender in plan.contenders)
+    names = ", ".join(contender.name for contender in _known(plan))
     console.print(f"Servers of known latency: {names}. About {duration(planned_s)}. Seed {plan.seed}.", highlight=False)
     directory, run = begin(plan, blocks, placement, out)
     with directory.claim():
@@ -108,6 +131,11 @@ def read(directory: RunDir) -> Calibration:
     return Calibration.model_validate_json((directory.path / FILE).read_text())
 
 
+def _known(plan: Plan) -> list[ContenderRecord]:
+    """Return the contenders of a plan whose latency is known."""
+    return [contender for contender in plan.contenders if contender.name in SERVERS]
+
+
 # Locust's own closed loop
 
 
@@ -115,7 +143,7 @@ def _closed_loops(directory: RunDir, run: RunRecord, interrupt: Interrupt, conso
     """Return what Locust's closed loop reports of each server."""
     reported = {}
     with Supervisor(directory.path / "closed-loop") as supervisor:
-        for contender in run.plan.contenders:
+        for contender in _known(run.plan):
             console.print(f"closed loop  {contender.name}", highlight=False)
             for_s = run.plan.scenarios[0].duration_s
             reported[contender.name] = _closed_loop(
@@ -149,19 +177,27 @@ def _closed_loop(
 
 def judge(directory: RunDir, run: RunRecord, reported: dict[str, Latency]) -> Calibration:
     """Return what the instrument reports of each server beside the truth; void blocks are not judged."""
-    servers, not_judged = [], []
+    servers: list[KnownServer] = []
+    planted: list[Planted] = []
+    not_judged: list[str] = []
     for contender in run.plan.contenders:
         own = [block for block in run.blocks if block.contender == contender.name]
-        if valid := [block for block in own if block.valid]:
-            servers.append(_judge_server(directory, run, contender, valid[0], reported[contender.name]))
-        else:
+        valid = next((block for block in own if block.valid), None)
+        if valid is None:
             not_judged.append(f"{contender.name} was not judged: {' '.join(own[-1].why)}")
+        elif contender.name in SERVERS:
+            servers.append(_judge_server(directory, run, contender, valid, reported[contender.name]))
+        elif found := plant_and_look(directory.block(valid), valid, run.plan.seed):
+            planted += found
+        else:
+            not_judged.append(f"{contender.name} was not judged: it has too few tasks to plant faults in.")
     return Calibration(
         run=directory.path.name,
         made_at=datetime.now(UTC),
         git_commit=run.git_commit,
         environment=run.environment,
         servers=servers,
+        planted=planted,
         not_judged=not_judged,
     )
 

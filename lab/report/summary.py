@@ -193,6 +193,24 @@ class KnownServer(Part):
     wrong: list[str] = Field(description="where the lab is out of bounds; empty where it is within")
 
 
+class Planted(Part):
+    """Faults of one kind that were planted in a copy of a real block's files, and what was found there."""
+
+    contender: str
+    what: str
+    planted: int
+    found: int
+    invented: int = Field(description="found where nothing of the kind was planted")
+
+    @property
+    def wrong(self) -> list[str]:
+        """What was missed, and what was found though nobody planted it."""
+        where = f"{self.contender}, {self.what}"
+        missed = [f"{where}: {self.found} of {self.planted} were found."] if self.found < self.planted else []
+        invented = [f"{where}: {self.invented} were found that nobody had planted."] if self.invented else []
+        return missed + invented
+
+
 class Calibration(Part):
     """``calibration.json``: a test of the instrument on one machine. A run has the newest one of its machine."""
 
@@ -201,12 +219,17 @@ class Calibration(Part):
     git_commit: str
     environment: Environment
     servers: list[KnownServer]
+    planted: list[Planted]
     not_judged: list[str] = Field(description="what could not be tested, and why")
 
     @property
     def wrong(self) -> list[str]:
         """What is wrong with the instrument, one sentence each, and what is not known of it."""
-        return [sentence for server in self.servers for sentence in server.wrong] + self.not_judged
+        return [
+            *(sentence for server in self.servers for sentence in server.wrong),
+            *(sentence for planted in self.planted for sentence in planted.wrong),
+            *self.not_judged,
+        ]
 
 
 class Summary(Part):

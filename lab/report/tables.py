@@ -221,6 +221,12 @@ def known_servers(calibration: Calibration) -> Table:
     return Table(["server", "by", "p50", "p95", "p99", "p99.9"], rows, labels=2)
 
 
+def planted(calibration: Calibration) -> Table:
+    """Return, for each block in whose files faults were planted, how many of them were found."""
+    rows = [[p.contender, p.what, str(p.planted), str(p.found), str(p.invented)] for p in calibration.planted]
+    return Table(["contender", "fault", "planted", "found", "invented"], rows, labels=2)
+
+
 def _percentiles(latency: Latency) -> list[str]:
     figures = (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.p999_ms)
     return [words.milliseconds(figure, "failed", "") for figure in figures]

@@ -45,11 +45,15 @@ def show(summary: Summary, console: Console) -> None:
 def _show_calibration(summary: Summary, console: Console) -> None:
     if summary.calibration is None:
         return
-    known = tables.known_servers(summary.calibration)
-    table = Table(*known.head[: known.labels], box=box.SIMPLE_HEAD, title="Response time in ms", title_justify="left")
-    for head in known.head[known.labels :]:
+    _show_table("Response time in ms", tables.known_servers(summary.calibration), console)
+    _show_table("Faults planted in the files of real blocks", tables.planted(summary.calibration), console)
+
+
+def _show_table(title: str, told: tables.Table, console: Console) -> None:
+    table = Table(*told.head[: told.labels], box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for head in told.head[told.labels :]:
         table.add_column(head, justify="right")
-    for row in known.rows:
+    for row in told.rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print()
     console.print(table)

@@ -9,11 +9,10 @@ from uuid import UUID, uuid5
 import pytest
 
 from lab import ledger, report
-from lab.calibrate import calibration_plan, judge
+from lab.calibrate import calibration_blocks, calibration_plan, judge
 from lab.calibration import FILE, cite
 from lab.known_servers import SERVERS, fate
 from lab.report.summary import Calibration, Latency
-from lab.run import plan_blocks
 from lab.rundir import RunDir, RunRecord
 from tests.blockmaker import INSTRUMENT, REQUEST_COLUMNS, STATUS, write_parquet
 from tests.runmaker import empty_run, make_run, plan
@@ -32,7 +31,7 @@ def calibrated(
     asked = calibration_plan(seed=1)
     asked.contenders = [contender for contender in asked.contenders if contender.name == server]
     run = empty_run(plan(["inline"], rounds=1))
-    run.plan, run.blocks = asked, plan_blocks(asked)
+    run.plan, run.blocks = asked, calibration_blocks(asked)
     (block,) = run.blocks
     block.state, block.valid, block.why = "finished", not void, [void] if void else []
     block.window_start_ns, block.window_end_ns = START_NS, START_NS + 20_000_000_000

@@ -325,7 +325,13 @@ def test_limits_of_the_machine_stand_above_the_numbers(summary: Summary, tmp_pat
     run.environment.placement.pinned = False
     RunDir(tmp_path).write(run)
     calibration = Calibration(
-        run="r", made_at=run.started_at, git_commit="0", environment=run.environment, servers=[], not_judged=[]
+        run="r",
+        made_at=run.started_at,
+        git_commit="0",
+        environment=run.environment,
+        servers=[],
+        planted=[],
+        not_judged=[],
     )
     (tmp_path / "calibration.json").write_text(calibration.model_dump_json())
     limitations = " ".join(report.write(tmp_path).limitations)
