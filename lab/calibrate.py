@@ -21,12 +21,13 @@ from lab.compare import begin, conclude, measure, place_or_refuse
 from lab.contenders import fill, load_contenders
 from lab.environment import PROJECT
 from lab.errors import MEASURED, VOID
+from lab.instrument_cost import CostTrial, planned_cost_s
 from lab.interrupt import Interrupt, Interrupted
 from lab.known_servers import SERVERS, fate
 from lab.planted import plant_and_look
 from lab.progress import duration
 from lab.report.measure import measure as figures_of
-from lab.report.summary import Calibration, KnownServer, Latency, Planted
+from lab.report.summary import Calibration, Cost, KnownServer, Latency, Planted
 from lab.run import plan_blocks, planned_seconds
 from lab.rundir import (
     BlockRecord,
@@ -41,7 +42,7 @@ from lab.rundir import (
 )
 from lab.scenario import load_scenarios
 from lab.stacks.health import check_health
-from lab.stacks.local import cpus
+from lab.stacks.local import Servers, cpus
 from lab.stacks.servers import free_port, wait_until_up
 from lab.stacks.supervisor import Supervisor
 from lab.stats import percentile
@@ -52,10 +53,12 @@ JUDGED = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 FOR_THE_EYE = {"p999_ms": 0.999}
 # Two whole periods of the server that stalls.
 DURATION_S = 20.0
-RATE = 100.0
+# A request that comes a moment after the beginning of a stall in place of before it moves every percentile by one gap.
+RATE = 200.0
 CLOSED_LOOP_OVERHEAD_S = 3.0
 # In the files of whose blocks faults are planted.
 REAL = ["inline", "celery"]
+COST_TRIED_ON = ["inline"]
 
 
 def calibration_plan(seed: int) -> Plan:
@@ -103,7 +106,8 @@ def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     placement = place_or_refuse(plan.stack)
     blocks = calibration_blocks(plan)
     closed_loops_s = len(_known(plan)) * (plan.scenarios[0].duration_s + CLOSED_LOOP_OVERHEAD_S)
-    planned_s = sum(planned_seconds(plan, blocks).values()) + closed_loops_s
+    costs_s = sum(planned_cost_s() for contender in plan.contenders if contender.name in COST_TRIED_ON)
+    planned_s = sum(planned_seconds(plan, blocks).values()) + closed_loops_s + costs_s
     names = ", ".join(contender.name for contender in _known(plan))
     console.print(f"Servers of known latency: {names}. About {duration(planned_s)}. Seed {plan.seed}.", highlight=False)
     directory, run = begin(plan, blocks, placement, out)
@@ -116,14 +120,15 @@ def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
 
 
 def _conclude_calibration(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:
-    """Ask each server in a closed loop too, and write down what the instrument made of them."""
+    """Ask each server in a closed loop too, try what the instrument costs, and write down what all that says of it."""
     try:
         reported = _closed_loops(directory, run, interrupt, console)
+        costs = _costs(directory, run, interrupt, console)
     except Interrupted:
         run.interrupted = True
         directory.write(run)
         return
-    directory.write_text(FILE, judge(directory, run, reported).model_dump_json(indent=2))
+    directory.write_text(FILE, judge(directory, run, reported, costs).model_dump_json(indent=2))
 
 
 def read(directory: RunDir) -> Calibration:
@@ -164,18 +169,32 @@ def _closed_loop(
     host = f"http://127.0.0.1:{port}"
     wait_until_up([server], port, lambda: check_health(host + contender.health))
     reported = folder / f"{contender.name}.json"
-    locust = load.closed_loop_command(host, for_s, reported)
+    locust = load.closed_loop_command("Paced", host, for_s, reported)
     load.drive(
         supervisor, locust, cpus(placement.generator, placement), folder / f"{contender.name}-locust.log", for_s, check
     )
     supervisor.stop(contender.name, grace_s=1)
-    return Latency.model_validate(json.loads(reported.read_text()))
+    return Latency.model_validate(json.loads(reported.read_text())["latency"])
+
+
+def _costs(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> list[Cost]:
+    """Return what journal and sampler cost the contenders on which that is tried."""
+    costs: list[Cost] = []
+    for contender in run.plan.contenders:
+        if contender.name in COST_TRIED_ON:
+            console.print(f"cost  {contender.name}", highlight=False)
+            with (
+                Supervisor(directory.path / "cost") as supervisor,
+                Servers(supervisor, run.environment.placement) as servers,
+            ):
+                costs += CostTrial(supervisor, servers, contender, interrupt.check).run(run.plan.seed)
+    return costs
 
 
 # the truth, and what the lab made of it
 
 
-def judge(directory: RunDir, run: RunRecord, reported: dict[str, Latency]) -> Calibration:
+def judge(directory: RunDir, run: RunRecord, reported: dict[str, Latency], costs: list[Cost]) -> Calibration:
     """Return what the instrument reports of each server beside the truth; void blocks are not judged."""
     servers: list[KnownServer] = []
     planted: list[Planted] = []
@@ -198,6 +217,7 @@ def judge(directory: RunDir, run: RunRecord, reported: dict[str, Latency]) -> Ca
         environment=run.environment,
         servers=servers,
         planted=planted,
+        costs=costs,
         not_judged=not_judged,
     )
 

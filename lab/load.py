@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 
@@ -69,14 +69,14 @@ def _write_requests(scenario: ScenarioRecord, file: Path) -> Path | None:
     return file
 
 
-def closed_loop_command(host: str, duration_s: float, reported: Path) -> list[str]:
-    """Return the command of Locust's own closed loop, ten users at ten requests a second each.
+def closed_loop_command(users: Literal["Paced", "FlatOut"], host: str, duration_s: float, reported: Path) -> list[str]:
+    """Return the command of Locust's own closed loop: ten users, at ten requests a second each or as fast as they can.
 
     What Locust reports it writes into a file.
     """
     options = {"--host": host, "--users": 10, "--spawn-rate": 10, "--run-time": f"{duration_s:g}s"}
     options |= {"--reported": reported, "--exit-code-on-error": 0}
-    command = [sys.executable, "-m", "locust", "-f", str(PROJECT / "loadtests" / "closed_loop.py"), "--headless"]
+    command = [sys.executable, "-m", "locust", "-f", str(PROJECT / "loadtests" / "closed_loop.py"), users, "--headless"]
     return [*command, "--only-summary", *(str(part) for pair in options.items() for part in pair)]
 
 

@@ -211,6 +211,19 @@ class Planted(Part):
         return missed + invented
 
 
+class Cost(Part):
+    """What journal and sampler cost: one figure of a contender with them ÷ without them, in paired rounds."""
+
+    contender: str
+    metric: str
+    rounds: int
+    instrumented: Figure = Field(description="with journal and sampler: the median over the rounds")
+    bare: Figure = Field(description="without")
+    ratio: Figure = Field(description="instrumented ÷ bare, the geometric mean; null for fewer than two rounds")
+    low: Figure = Field(description="95 % t-interval over the log ratios")
+    high: Figure
+
+
 class Calibration(Part):
     """``calibration.json``: a test of the instrument on one machine. A run has the newest one of its machine."""
 
@@ -220,6 +233,7 @@ class Calibration(Part):
     environment: Environment
     servers: list[KnownServer]
     planted: list[Planted]
+    costs: list[Cost]
     not_judged: list[str] = Field(description="what could not be tested, and why")
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lab.report import words
-from lab.report.summary import Calibration, Fate, FaultFigures, Latency, RouteFigures, Summary
+from lab.report.summary import Calibration, Cost, Fate, FaultFigures, Latency, RouteFigures, Summary
 from lab.rundir import RunRecord
 
 # Fates of acknowledged tasks that have a column of their own; the others are summed.
@@ -225,6 +225,25 @@ def planted(calibration: Calibration) -> Table:
     """Return, for each block in whose files faults were planted, how many of them were found."""
     rows = [[p.contender, p.what, str(p.planted), str(p.found), str(p.invented)] for p in calibration.planted]
     return Table(["contender", "fault", "planted", "found", "invented"], rows, labels=2)
+
+
+def costs(calibration: Calibration) -> Table:
+    """Return what journal and sampler cost."""
+    rows = [
+        [cost.contender, cost.metric.replace("_", " "), str(cost.rounds), *_figures(cost), _ratio(cost)]
+        for cost in calibration.costs
+    ]
+    return Table(["contender", "figure", "rounds", "with", "without", "ratio"], rows, labels=2)
+
+
+def _figures(cost: Cost) -> list[str]:
+    return [words.milliseconds(figure, "failed", "") for figure in (cost.instrumented, cost.bare)]
+
+
+def _ratio(cost: Cost) -> str:
+    if cost.ratio is None or cost.low is None or cost.high is None:
+        return words.NONE
+    return f"{cost.ratio:.3f} ({cost.low:.3f}–{cost.high:.3f})"
 
 
 def _percentiles(latency: Latency) -> list[str]:

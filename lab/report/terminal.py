@@ -47,6 +47,7 @@ def _show_calibration(summary: Summary, console: Console) -> None:
         return
     _show_table("Response time in ms", tables.known_servers(summary.calibration), console)
     _show_table("Faults planted in the files of real blocks", tables.planted(summary.calibration), console)
+    _show_table("What journal and sampler cost", tables.costs(summary.calibration), console)
 
 
 def _show_table(title: str, told: tables.Table, console: Console) -> None:

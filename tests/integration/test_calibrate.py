@@ -8,8 +8,13 @@ import pytest
 from rich.console import Console
 
 from lab import calibrate
+from lab.contenders import load_contenders
+from lab.environment import PROJECT, available_cpus, place
 from lab.errors import VOID
+from lab.instrument_cost import CostTrial
 from lab.interrupt import Interrupt
+from lab.stacks.local import Servers
+from lab.stacks.supervisor import Supervisor
 
 
 class NoInterrupt(Interrupt):
@@ -44,3 +49,14 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
     assert any(sentence.startswith("constant: p95 is 20") for sentence in server["wrong"])
     for text in (printed.getvalue(), (run / "report.md").read_text(), (run / "report.html").read_text()):
         assert "and should be 20.0 ms" in text
+
+
+def test_a_round_with_and_without_the_instrument(tmp_path: Path) -> None:
+    """Both legs are real: the trial itself refuses one that has journaled where it should not, or the other way round."""
+    inline = load_contenders(PROJECT / "contenders.toml")["inline"]
+    placement = place(available_cpus())
+    with Supervisor(tmp_path / "cost") as supervisor, Servers(supervisor, placement) as servers:
+        found = CostTrial(supervisor, servers, inline, lambda: None).run(seed=1, rounds=1, seconds=1)
+    assert [cost.metric for cost in found] == ["throughput_per_s", "response_p50_ms", "response_p95_ms"]
+    assert all(cost.instrumented and cost.bare for cost in found)
+    assert {path.parent.name for path in tmp_path.glob("cost/*/resources.parquet")} == {"01-with"}

@@ -59,7 +59,7 @@ def test_the_open_loop_reports_the_stall_that_the_closed_loop_hides(stalling: st
     open_loop += [*schedule, "--requests", str(requests), "--samples", str(samples)]
     with (
         subprocess.Popen(open_loop, cwd=PROJECT) as open_process,
-        subprocess.Popen(closed_loop_command(stalling, WINDOW_S, reported), cwd=PROJECT) as closed_process,
+        subprocess.Popen(closed_loop_command("Paced", stalling, WINDOW_S, reported), cwd=PROJECT) as closed_process,
     ):
         assert open_process.wait(60) == 0
         assert closed_process.wait(60) == 0
@@ -67,7 +67,7 @@ def test_the_open_loop_reports_the_stall_that_the_closed_loop_hides(stalling: st
     rows = [row for row in map(json.loads, samples.read_text().splitlines()) if row.get("phase") == "window"]
     exact = p95_and_p99([fate("stall", UUID(row["request_id"]), row["intended_ns"] / 1e9).after_s for row in rows])
     measured = p95_and_p99([(row["ended_ns"] - row["intended_ns"]) / 1e9 for row in rows])
-    closed_p95_ms = json.loads(reported.read_text())["p95_ms"]
+    closed_p95_ms = json.loads(reported.read_text())["latency"]["p95_ms"]
 
     assert len(rows) == RATE * WINDOW_S
     assert exact == pytest.approx((0.5, 0.9), abs=0.02)  # the stalls were there

@@ -331,6 +331,7 @@ def test_limits_of_the_machine_stand_above_the_numbers(summary: Summary, tmp_pat
         environment=run.environment,
         servers=[],
         planted=[],
+        costs=[],
         not_judged=[],
     )
     (tmp_path / "calibration.json").write_text(calibration.model_dump_json())
