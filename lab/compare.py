@@ -67,10 +67,10 @@ def resume(directory: RunDir, console: Console, as_json: bool) -> int:
 
 
 def _go_on(directory: RunDir, console: Console) -> None:
-    interrupt = Interrupt()
     run = directory.read()
     if run.plan.command == "calibrate":
         raise UsageError(f"{directory.path.name} is a calibration, which is begun anew: lab calibrate.")
+    interrupt = Interrupt()
     placement = run.environment.placement
     if place_or_refuse(run.plan.stack) != placement:
         raise UsageError(f"{directory.path.name} was begun with other CPUs than this process may use now.")

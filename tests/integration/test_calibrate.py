@@ -52,7 +52,7 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
 
 
 def test_a_round_with_and_without_the_instrument(tmp_path: Path) -> None:
-    """Both legs are real: the trial itself refuses one that has journaled where it should not, or the other way round."""
+    """Both legs are real: a leg that journals where it should not, or does not where it should, is refused."""
     inline = load_contenders(PROJECT / "contenders.toml")["inline"]
     placement = place(available_cpus())
     with Supervisor(tmp_path / "cost") as supervisor, Servers(supervisor, placement) as servers:

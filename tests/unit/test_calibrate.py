@@ -7,10 +7,13 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 import pytest
+from rich.console import Console
 
 from lab import ledger, report
 from lab.calibrate import calibration_blocks, calibration_plan, judge
 from lab.calibration import FILE, cite
+from lab.compare import resume
+from lab.errors import UsageError
 from lab.known_servers import SERVERS, fate
 from lab.report.summary import Calibration, Latency
 from lab.rundir import RunDir, RunRecord
@@ -108,6 +111,13 @@ def test_the_servers_are_what_their_titles_say() -> None:
     assert sum(slow) == pytest.approx(1_000, abs=100)
     waits = [fate("stall", IDS, 40 + at_s).after_s for at_s in (4.99, 5.0, 5.75, 6.0)]
     assert waits == pytest.approx([0, 1, 0.25, 0])
+
+
+def test_a_calibration_is_not_resumed(tmp_path: Path) -> None:
+    """Its closed loops would be missing."""
+    calibrated(tmp_path / "r", "constant")
+    with pytest.raises(UsageError, match="begun anew"):
+        resume(RunDir(tmp_path / "r"), Console(), as_json=False)
 
 
 @pytest.fixture
