@@ -254,6 +254,15 @@ def examine(out: Out = Path("runs")) -> None:
     console.print("This machine can be trusted to measure, within the limits above.")
 
 
+@app.command()
+def calibrate(seed: Seed = None, out: Out = Path("runs"), as_json: Json = False) -> None:
+    """Test the instrument on this machine, against servers whose latency is known exactly."""
+    from lab import calibrate as calibration
+
+    plan = calibration.calibration_plan(draw_seed(seed))
+    raise typer.Exit(calibration.calibrate(plan, out, Console(stderr=as_json), as_json))
+
+
 @app.command("list")
 def show_choices() -> None:
     """List contenders, scenarios and faults."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lab import environment, report
+from lab.calibration import cite
 from lab.errors import COULD_NOT_MEASURE, MEASURED, VOID, LabError, UsageError
 from lab.faults import FAULTS
 from lab.interrupt import Interrupt
@@ -34,6 +35,14 @@ def run_plan(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     placement = place_or_refuse(plan.stack)
     blocks = plan_blocks(plan)
     show_plan(plan, blocks, placement, console)
+    directory, run = begin(plan, blocks, placement, out)
+    with directory.claim():
+        measure(directory, run, interrupt, console)
+    return conclude(directory, console, as_json)
+
+
+def begin(plan: Plan, blocks: list[BlockRecord], placement: Placement, out: Path) -> tuple[RunDir, RunRecord]:
+    """Make the run directory of a plan under ``out``, with the machine's calibration; return it and its record."""
     run = RunRecord(
         started_at=datetime.now(UTC),
         git_commit=environment.git_commit(),
@@ -42,9 +51,9 @@ def run_plan(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
         blocks=blocks,
     )
     directory = RunDir.create(out.resolve(), plan.command, run)
-    with directory.claim():
-        measure(directory, run, interrupt, console)
-    return conclude(directory, console, as_json)
+    if plan.command != "calibrate":
+        cite(directory, run.environment)
+    return directory, run
 
 
 def resume(directory: RunDir, console: Console, as_json: bool) -> int:
@@ -58,8 +67,10 @@ def resume(directory: RunDir, console: Console, as_json: bool) -> int:
 
 
 def _go_on(directory: RunDir, console: Console) -> None:
-    interrupt = Interrupt()
     run = directory.read()
+    if run.plan.command == "calibrate":
+        raise UsageError(f"{directory.path.name} is a calibration, which is begun anew: lab calibrate.")
+    interrupt = Interrupt()
     placement = run.environment.placement
     if place_or_refuse(run.plan.stack) != placement:
         raise UsageError(f"{directory.path.name} was begun with other CPUs than this process may use now.")

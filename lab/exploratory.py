@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 import duckdb
 
 from lab import environment, ledger, load, report, validity
+from lab.calibration import cite
 from lab.drain import JournalTail, drain
 from lab.faults import Injection
 from lab.globs import no_glob
@@ -43,6 +44,7 @@ def save(samples: Path, seen: list[Seen], out: Path, placement: Placement, versi
     run = _plan_run(header, samples, seen, environment.describe(placement, versions))
     directory = RunDir.create(out, "exploratory", run)
     try:
+        cite(directory, run.environment)
         for block, contender in zip(run.blocks, seen, strict=True):
             _fill(directory.block(block), block, contender, samples)
         directory.write(run)

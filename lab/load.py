@@ -3,16 +3,16 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 
 from lab.environment import PROJECT
 from lab.errors import LabError
 from lab.globs import no_glob
-from lab.rundir import Plan, ScenarioRecord
+from lab.rundir import ScenarioRecord
 from lab.stacks.servers import free_port
 from lab.stacks.supervisor import Supervisor
 
@@ -40,7 +40,14 @@ SAMPLE_COLUMNS = {
 }
 
 
-def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path, plan: Plan) -> list[str]:
+def locust_command(
+    scenario: ScenarioRecord,
+    host: str,
+    seed: int,
+    samples: Path,
+    may_load: Sequence[str] = (),
+    generators: int = 1,
+) -> list[str]:
     """Return the command that puts a scenario's load on a host and writes its raw samples.
 
     Several generators are a Locust master, on a free port, and its workers. Requests that the scenario describes itself
@@ -64,11 +71,11 @@ def locust_command(scenario: ScenarioRecord, host: str, seed: int, samples: Path
     locustfile = str(PROJECT / "loadtests" / "locustfile.py")
     command = [sys.executable, "-m", "locust", "-f", locustfile, "--headless"]
     command += [str(part) for pair in options.items() if pair[1] is not None for part in pair]
-    if plan.generators > 1:
+    if generators > 1:
         port = str(free_port())
-        command += ["--processes", str(plan.generators), "--master-bind-host", "127.0.0.1"]
+        command += ["--processes", str(generators), "--master-bind-host", "127.0.0.1"]
         command += ["--master-bind-port", port, "--master-port", port]
-    return command + [part for host in plan.may_load for part in ("--i-may-load", host)]
+    return command + [part for host in may_load for part in ("--i-may-load", host)]
 
 
 def _write_requests(scenario: ScenarioRecord, file: Path) -> Path | None:
@@ -76,6 +83,17 @@ def _write_requests(scenario: ScenarioRecord, file: Path) -> Path | None:
         return None
     file.write_text(json.dumps([request.model_dump() for request in scenario.requests]))
     return file
+
+
+def closed_loop_command(users: Literal["Paced", "FlatOut"], host: str, duration_s: float, reported: Path) -> list[str]:
+    """Return the command of Locust's own closed loop: ten users, at ten requests a second each or as fast as they can.
+
+    What Locust reports it writes into a file.
+    """
+    options = {"--host": host, "--users": 10, "--spawn-rate": 10, "--run-time": f"{duration_s:g}s"}
+    options |= {"--reported": reported, "--exit-code-on-error": 0}
+    command = [sys.executable, "-m", "locust", "-f", str(PROJECT / "loadtests" / "closed_loop.py"), users, "--headless"]
+    return [*command, "--only-summary", *(str(part) for pair in options.items() for part in pair)]
 
 
 def drive(

@@ -187,9 +187,10 @@ class Experiment:
         scenario = load_of(self.run.plan, block)
         samples = folder / "requests.jsonl"
         tail = JournalTail(stack.journal)
-        command = load.locust_command(scenario, stack.base_url, block.seed, samples, self.run.plan)
-        fault = as_planned(block.fault, self.run.plan, scenario) if block.fault else None
-        with Nemesis(fault, stack, samples, block.seed, self.run.plan.injections) as nemesis:
+        plan = self.run.plan
+        command = load.locust_command(scenario, stack.base_url, block.seed, samples, plan.may_load, plan.generators)
+        fault = as_planned(block.fault, plan, scenario) if block.fault else None
+        with Nemesis(fault, stack, samples, block.seed, plan.injections) as nemesis:
 
             def tick() -> None:
                 self.interrupt.check()

@@ -46,7 +46,9 @@ class Journal:
         )
 
     def write(self, task_id: UUID, job: str, event: Event, *, attempt: int = 1, error: str | None = None) -> None:
-        """Append one event, stamped now."""
+        """Append one event, stamped now; none where the journal is off."""
+        if not settings().journal:
+            return
         line: dict[str, Any] = {
             "task_id": str(task_id),
             "job": job,

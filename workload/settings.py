@@ -16,6 +16,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path("data"), description="uploads, logs and the journal; shared by API and workers")
     database_url: str = "postgresql://postgres@127.0.0.1:5432/postgres"
     smtp_url: str = "smtp://127.0.0.1:1025"
+    journal: bool = Field(
+        default=True, description="whether what happens to tasks is written down; off only to measure what that costs"
+    )
     allow_crash: bool = Field(default=False, description="whether POST /probe may kill the process it runs in")
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lab import stats
+from lab.errors import LabError
 from lab.report import words
 from lab.report.measure import BlockMeasures, Row, measure
 from lab.report.summary import (
     BlockFigures,
     Bystander,
+    Calibration,
     Comparison,
     Contender,
     Fate,
@@ -41,13 +43,16 @@ class Measured:
 
 
 def summarise(run_dir: Path) -> Summary:
-    """Return the summary of a run directory, of whatever is finished in it. Raises as `RunDir.read` does."""
+    """Return the summary of a run directory, of whatever is finished in it. Raises as `RunDir.read` does.
+
+    Raises LabError where the calibration beside it cannot be read.
+    """
     directory = RunDir(run_dir)
     run = directory.read()
     blocks = [Measured(b, measure(directory.block(b), b)) for b in run.blocks if b.state == "finished"]
     valid = [block for block in blocks if block.record.valid]
     rounds = [block for block in valid if block.record.fault is None]
-    comparisons = _compare(run, rounds)
+    comparisons, calibration = _compare(run, rounds), _calibration(run_dir / "calibration.json")
     summary = Summary(
         run=run_dir.resolve().name,
         command=run.plan.command,
@@ -59,7 +64,7 @@ def summarise(run_dir: Path) -> Summary:
         horizon_s=run.plan.horizon_s,
         grace_s=run.plan.grace_s,
         contenders=[Contender(name=c.name, title=c.title, slots=c.slots) for c in run.plan.contenders],
-        limitations=words.limitations(run, calibrated=(run_dir / "calibration.json").exists()),
+        limitations=words.limitations(run, calibration),
         sentences=[],
         routes=list(_routes(run, rounds)),
         bystanders=list(_bystanders(run, rounds)),
@@ -68,8 +73,19 @@ def summarise(run_dir: Path) -> Summary:
         faults=list(_faults(run, valid)),
         comparisons=comparisons,
         blocks=[_block(b, blocks) for b in run.blocks],
+        calibration=calibration,
     )
     return summary.model_copy(update={"sentences": words.sentences(summary)})
+
+
+def _calibration(file: Path) -> Calibration | None:
+    """Return the calibration beside a run. Raises LabError where it cannot be read."""
+    try:
+        return Calibration.model_validate_json(file.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise LabError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def spread(figures: Iterable[float | None]) -> Spread:
@@ -210,9 +226,9 @@ class _Pair:
 def _compare(run: RunRecord, blocks: list[Measured]) -> list[Comparison]:
     """Return all comparisons; the primary ones are judged together, unless the run gives no verdicts.
 
-    A run of faults alone has no rounds, and compares no times.
+    A run of faults alone has no rounds, and compares no times; nor does a calibration.
     """
-    if not run.plan.rounds:
+    if not run.plan.rounds or run.plan.command == "calibrate":
         return []
     pairs = list(_pairs(run, blocks))
     primary = [pair for pair in pairs if pair.primary and not _without_verdict(run.plan)]

@@ -5,11 +5,12 @@ percentile that falls on a request that was never acknowledged or a task that ne
 """
 
 import math
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from lab.rundir import GRACE_S
+from lab.rundir import GRACE_S, Environment
 from lab.stats import Verdict
 
 SUMMARY_SCHEMA = 1
@@ -173,6 +174,81 @@ class BlockFigures(Part):
     unsent: int | None = None
 
 
+class Latency(Part):
+    """Percentiles of response time in ms; inf: the percentile falls on a request that was not acknowledged."""
+
+    p50_ms: Figure = None
+    p95_ms: Figure = None
+    p99_ms: Figure = None
+    p999_ms: Figure = Field(default=None, description="p99.9, for the eye: it is not judged")
+
+
+class KnownServer(Part):
+    """A server whose latency is known exactly, and what was reported of it."""
+
+    server: str
+    title: str
+    requests: int = Field(description="of the schedule, in the window")
+    truth: Latency = Field(description="by the schedule and the server's rule alone")
+    lab: Latency = Field(description="what the lab reports, from the intended time")
+    closed_loop: Latency = Field(description="what Locust's own closed loop reports: ten users, `constant_throughput`")
+    outcomes: dict[str, int] = Field(description="requests by what became of them, by the server's rule")
+    wrong: list[str] = Field(description="where the lab is out of bounds; empty where it is within")
+
+
+class Planted(Part):
+    """Faults of one kind that were planted in a copy of a real block's files, and what was found there."""
+
+    contender: str
+    what: str
+    planted: int
+    found: int
+    invented: int = Field(description="found where nothing of the kind was planted")
+
+    @property
+    def wrong(self) -> list[str]:
+        """What was missed, and what was found though nobody planted it."""
+        where = f"{self.contender}, {self.what}"
+        missed = [f"{where}: {self.found} of {self.planted} were found."] if self.found < self.planted else []
+        invented = [f"{where}: {self.invented} were found that nobody had planted."] if self.invented else []
+        return missed + invented
+
+
+class Cost(Part):
+    """What journal and sampler cost: one figure of a contender with them ÷ without them, in paired rounds."""
+
+    contender: str
+    metric: str
+    rounds: int
+    instrumented: Figure = Field(description="with journal and sampler: the median over the rounds")
+    bare: Figure = Field(description="without")
+    ratio: Figure = Field(description="instrumented ÷ bare, the geometric mean; null for fewer than two rounds")
+    low: Figure = Field(description="95 % t-interval over the log ratios")
+    high: Figure
+
+
+class Calibration(Part):
+    """``calibration.json``: a test of the instrument on one machine. A run has the newest one of its machine."""
+
+    run: str = Field(description="name of the run directory in which it was made")
+    made_at: datetime
+    git_commit: str
+    environment: Environment
+    servers: list[KnownServer]
+    planted: list[Planted]
+    costs: list[Cost]
+    not_judged: list[str] = Field(description="what could not be tested, and why")
+
+    @property
+    def wrong(self) -> list[str]:
+        """What is wrong with the instrument, one sentence each, and what is not known of it."""
+        return [
+            *(sentence for server in self.servers for sentence in server.wrong),
+            *(sentence for planted in self.planted for sentence in planted.wrong),
+            *self.not_judged,
+        ]
+
+
 class Summary(Part):
     """``summary.json``."""
 
@@ -196,6 +272,7 @@ class Summary(Part):
     faults: list[FaultFigures]
     comparisons: list[Comparison]
     blocks: list[BlockFigures]
+    calibration: Calibration | None = Field(default=None, description="of the instrument, on this machine")
 
     def to_json(self) -> str:
         """Return the text of ``summary.json``."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lab.report import words
-from lab.report.summary import Fate, FaultFigures, RouteFigures, Summary
+from lab.report.summary import Calibration, Cost, Fate, FaultFigures, Latency, RouteFigures, Summary
 from lab.rundir import RunRecord
 
 
@@ -217,6 +217,48 @@ def blocks(summary: Summary) -> Table:
         what = [str(b.number), str(b.round or words.NONE), b.contender, load, state, " ".join(b.why)]
         rows.append([*what, *measured, steal, unsent])
     return Table(head, rows, labels=6)
+
+
+def known_servers(calibration: Calibration) -> Table:
+    """Return, for each server, the truth, what the lab reports, and what Locust's own closed loop reports."""
+    rows = []
+    for server in calibration.servers:
+        rows += [
+            [server.server, "truth", *_percentiles(server.truth)],
+            ["", "lab", *_percentiles(server.lab)],
+            ["", "closed loop", *_percentiles(server.closed_loop)],
+        ]
+    return Table(["server", "by", "p50", "p95", "p99", "p99.9"], rows, labels=2)
+
+
+def planted(calibration: Calibration) -> Table:
+    """Return, for each block in whose files faults were planted, how many of them were found."""
+    rows = [[p.contender, p.what, str(p.planted), str(p.found), str(p.invented)] for p in calibration.planted]
+    return Table(["contender", "fault", "planted", "found", "invented"], rows, labels=2)
+
+
+def costs(calibration: Calibration) -> Table:
+    """Return what journal and sampler cost."""
+    rows = [
+        [cost.contender, cost.metric.replace("_", " "), str(cost.rounds), *_figures(cost), _ratio(cost)]
+        for cost in calibration.costs
+    ]
+    return Table(["contender", "figure", "rounds", "with", "without", "ratio"], rows, labels=2)
+
+
+def _figures(cost: Cost) -> list[str]:
+    return [words.milliseconds(figure, "failed", "") for figure in (cost.instrumented, cost.bare)]
+
+
+def _ratio(cost: Cost) -> str:
+    if cost.ratio is None or cost.low is None or cost.high is None:
+        return words.NONE
+    return f"{cost.ratio:.3f} ({cost.low:.3f}–{cost.high:.3f})"
+
+
+def _percentiles(latency: Latency) -> list[str]:
+    figures = (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.p999_ms)
+    return [words.milliseconds(figure, "failed", "") for figure in figures]
 
 
 def environment(run: RunRecord) -> Table:

@@ -26,9 +26,12 @@ def show(summary: Summary, console: Console) -> None:
     """Print limitations, the table of each scenario, and the sentences."""
     for limitation in summary.limitations:
         _say(console, limitation, bullet="!", style="yellow")
-    for scenario in dict.fromkeys(row.scenario for row in summary.routes):
-        console.print()
-        console.print(_table(summary, scenario))
+    if summary.command == "calibrate":
+        _show_calibration(summary, console)
+    else:
+        for scenario in dict.fromkeys(row.scenario for row in summary.routes):
+            console.print()
+            console.print(_table(summary, scenario))
     if summary.faults:
         console.print()
         console.print(_faults(summary))
@@ -36,6 +39,24 @@ def show(summary: Summary, console: Console) -> None:
     for sentence in summary.sentences:
         style = next((colour for word, colour in COLOURS.items() if f": {word} by" in sentence), "")
         _say(console, sentence.replace("`", ""), bullet="-", style=style)
+
+
+def _show_calibration(summary: Summary, console: Console) -> None:
+    if summary.calibration is None:
+        return
+    _show_table("Response time in ms", tables.known_servers(summary.calibration), console)
+    _show_table("Faults planted in the files of real blocks", tables.planted(summary.calibration), console)
+    _show_table("What journal and sampler cost", tables.costs(summary.calibration), console)
+
+
+def _show_table(title: str, told: tables.Table, console: Console) -> None:
+    table = Table(*told.head[: told.labels], box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for head in told.head[told.labels :]:
+        table.add_column(head, justify="right")
+    for row in told.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print()
+    console.print(table)
 
 
 def _say(console: Console, sentence: str, bullet: str, style: str) -> None:

@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping
 
-from lab.report.summary import Comparison, Fate, FaultFigures, RouteFigures, Share, Spread, Summary
+from lab.report.summary import Calibration, Comparison, Fate, FaultFigures, RouteFigures, Share, Spread, Summary
 from lab.rundir import GRACE_S, BlockRecord, Plan, RunRecord
 
 NONE = "–"
@@ -129,9 +129,24 @@ def below(of: int) -> str:
 # What stands above the numbers
 
 
-def limitations(run: RunRecord, calibrated: bool) -> list[str]:
+def limitations(run: RunRecord, calibration: Calibration | None) -> list[str]:
     """Return what a reader must know before any number, one sentence each."""
-    return [*_extent(run), *_machine(run, calibrated), *_blocks(run)]
+    if run.plan.command == "calibrate":
+        return [*_extent(run), *_pinning(run), *_blocks(run)]
+    return [*_extent(run), *_machine(run), *_instrument(calibration), *_blocks(run)]
+
+
+def _instrument(calibration: Calibration | None) -> list[str]:
+    if calibration is None:
+        return ["The instrument was not calibrated on this machine."]
+    when = f"The newest calibration of this machine ({calibration.run}) says"
+    return [f"{when}: {sentence}" for sentence in calibration.wrong]
+
+
+def _pinning(run: RunRecord) -> list[str]:
+    if run.environment.placement.pinned:
+        return []
+    return ["This system cannot pin processes to CPUs: generator and contender may have disturbed each other."]
 
 
 def _extent(run: RunRecord) -> list[str]:
@@ -169,7 +184,7 @@ def _named(blocks: list[BlockRecord]) -> str:
     )
 
 
-def _machine(run: RunRecord, calibrated: bool) -> list[str]:
+def _machine(run: RunRecord) -> list[str]:
     found = []
     placement = run.environment.placement
     if run.plan.stack == "running":
@@ -177,8 +192,8 @@ def _machine(run: RunRecord, calibrated: bool) -> list[str]:
             "The lab did not start the contenders: it does not know on which CPUs they run, nor what else runs there, "
             "and no block began with a fresh one."
         )
-    elif not placement.pinned:
-        found.append("This system cannot pin processes to CPUs: generator and contender may have disturbed each other.")
+    else:
+        found += _pinning(run)
     if len(placement.contender) == 1:
         found.append(
             "Each contender had one core: Celery's use of more cores, which BackgroundTasks cannot make, cannot show "
@@ -189,8 +204,6 @@ def _machine(run: RunRecord, calibrated: bool) -> list[str]:
             f"Of {' and '.join(unknown)} there is no journal: what became of the tasks is not known, only what the "
             "client sees."
         )
-    if not calibrated:
-        found.append("The instrument was not calibrated on this machine.")
     return found
 
 
@@ -218,8 +231,21 @@ def _blocks(run: RunRecord) -> list[str]:
 def sentences(summary: Summary) -> list[str]:
     """Return the verdicts, and what became of the tasks, in plain words."""
     told = [_compared(c, summary) for c in summary.comparisons if c.primary]
+    if summary.command == "calibrate" and summary.calibration:
+        told += calibrated(summary.calibration)
     groups = {(share.fault, share.scenario, share.contender): None for share in summary.shares}
     return told + [_became(summary, *group) for group in groups]
+
+
+def calibrated(calibration: Calibration) -> list[str]:
+    """Return what a calibration says of the instrument."""
+    if calibration.wrong:
+        return calibration.wrong
+    servers, planted = len(calibration.servers), sum(one.planted for one in calibration.planted)
+    return [
+        f"p50, p95 and p99 of all {servers} servers are within 2 % or 1 ms of the truth, and every outcome is right.",
+        f"All {planted} faults that were planted in the files of real blocks were found, and none was invented.",
+    ]
 
 
 def _compared(comparison: Comparison, summary: Summary) -> str:
@@ -286,6 +312,8 @@ def _plain(share: Share) -> str:
 
 def reproduce(plan: Plan) -> str:
     """Return the command that makes a run of the same plan."""
+    if plan.command == "calibrate":
+        return f"lab calibrate --seed {plan.seed}"
     if plan.exploratory:
         return shlex.join(["lab", plan.command, *(part for c in plan.contenders for part in ("--contender", c.name))])
     rounds = plan.rounds or plan.fault_repeats

@@ -17,8 +17,8 @@ def test_several_generators_are_locust_workers_on_a_port_of_their_own(
     generators: int, processes: list[str], tmp_path: Path
 ) -> None:
     """The master's and the workers' idea of the port is the same; one generator is Locust as it was."""
-    asked = plan(["inline"], 1, generators=generators)
-    command = load.locust_command(asked.scenarios[0], "http://127.0.0.1:1", 7, tmp_path / "samples", asked)
+    (scenario,) = plan(["inline"], 1).scenarios
+    command = load.locust_command(scenario, "http://127.0.0.1:1", 7, tmp_path / "samples", generators=generators)
     options = dict(pairwise(command))
     assert [value for name, value in options.items() if name == "--processes"] == processes
     assert options.get("--master-port") == options.get("--master-bind-port")

@@ -1,33 +1,46 @@
 """The instrument's own test: on a server that stalls, the open loop tells the truth and a closed loop does not."""
 
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from lab.environment import PROJECT
+from lab.known_servers import fate
+from lab.load import closed_loop_command
+from lab.stacks.health import check_health
+from lab.stacks.supervisor import StackError
 from tests.loadserver import free_port
 from tests.support import until
 
-HERE = Path(__file__).parent
-PROJECT = HERE.parent.parent
 RATE = 100
 WINDOW_S = 30
 LOCUST = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--loglevel", "WARNING", "-f"]
 
 
 @pytest.fixture
-def stalling(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A stalling server: its URL, and the file in which it notes its stalls."""
-    port, stalls = free_port(), tmp_path / "stalls"
-    with subprocess.Popen([sys.executable, str(HERE / "stalling_server.py"), str(port), str(stalls)]) as server:
-        yield f"http://127.0.0.1:{port}", stalls
+def stalling() -> Iterator[str]:
+    """The URL of a server that stalls for 1 s in every 10."""
+    host = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "lab.known_servers", "stall", str(port)]
+    with subprocess.Popen(command, cwd=PROJECT) as server:
+        assert until(lambda: is_up(host))
+        yield host
         server.terminate()
+
+
+def is_up(host: str) -> bool:
+    """Return whether a server answers."""
+    try:
+        check_health(f"{host}/health")
+    except (StackError, OSError):
+        return False
+    return True
 
 
 def p95_and_p99(times_s: list[float]) -> tuple[float, float]:
@@ -36,44 +49,28 @@ def p95_and_p99(times_s: list[float]) -> tuple[float, float]:
     return cuts[94], cuts[98]
 
 
-def exact_times_s(intended_ns: list[int], stalls: Path) -> list[float]:
-    """Return what each response time is by the schedule: until the end of the stall it falls into, or nothing."""
-    periods = [tuple(map(int, line.split())) for line in stalls.read_text().splitlines()]
-    return [max(((end - at) / 1e9 for begin, end in periods if begin <= at < end), default=0.0) for at in intended_ns]
-
-
 @pytest.mark.alone
-def test_the_open_loop_reports_the_stall_that_the_closed_loop_hides(stalling: tuple[str, Path], tmp_path: Path) -> None:
+def test_the_open_loop_reports_the_stall_that_the_closed_loop_hides(stalling: str, tmp_path: Path) -> None:
     """The recorder's p95 and p99 are within 2 % of the exact values; constant_throughput's p95 is far off."""
-    host, stalls = stalling
-    samples, times = tmp_path / "samples.jsonl", tmp_path / "times"
+    samples, reported, requests = (tmp_path / name for name in ("samples.jsonl", "reported.json", "requests.json"))
+    requests.write_text('[{"method": "GET", "path": "/work", "weight": 1, "tasks": 0}]')
     schedule = ["--rate", str(RATE), "--warmup", "1", "--duration", str(WINDOW_S), "--arrivals", "constant"]
-    open_loop = [*LOCUST, str(PROJECT / "loadtests" / "locustfile.py"), "--host", host, "--scenario", "action"]
-    closed_loop = [*LOCUST, str(HERE / "closed_loop.py"), "--host", host, "-u", "10", "-r", "10", "-t", f"{WINDOW_S}s"]
-    assert until(lambda: _listens(host))
+    open_loop = [*LOCUST, str(PROJECT / "loadtests" / "locustfile.py"), "--host", stalling, "--scenario", "requests"]
+    open_loop += [*schedule, "--requests", str(requests), "--samples", str(samples)]
     with (
-        subprocess.Popen([*open_loop, *schedule, "--samples", str(samples)], cwd=PROJECT) as open_process,
-        subprocess.Popen(closed_loop, cwd=PROJECT, env=os.environ | {"CLOSED_LOOP_TIMES": str(times)}) as closed,
+        subprocess.Popen(open_loop, cwd=PROJECT) as open_process,
+        subprocess.Popen(closed_loop_command("Paced", stalling, WINDOW_S, reported), cwd=PROJECT) as closed_process,
     ):
         assert open_process.wait(60) == 0
-        assert closed.wait(60) == 0
+        assert closed_process.wait(60) == 0
 
     rows = [row for row in map(json.loads, samples.read_text().splitlines()) if row.get("phase") == "window"]
-    intended_ns = [row["intended_ns"] for row in rows]
-    exact = p95_and_p99(exact_times_s(intended_ns, stalls))
+    exact = p95_and_p99([fate("stall", UUID(row["request_id"]), row["intended_ns"] / 1e9).after_s for row in rows])
     measured = p95_and_p99([(row["ended_ns"] - row["intended_ns"]) / 1e9 for row in rows])
-    closed_p95, _ = p95_and_p99([float(line) for line in times.read_text().split()])
+    closed_p95_ms = json.loads(reported.read_text())["latency"]["p95_ms"]
 
     assert len(rows) == RATE * WINDOW_S
     assert exact == pytest.approx((0.5, 0.9), abs=0.02)  # the stalls were there
     assert measured == pytest.approx(exact, rel=0.02)
     # Its p99 is a matter of luck: about 1 % of its requests, ten users in each of three stalls, notice anything.
-    assert closed_p95 < 0.1 * exact[0]
-
-
-def _listens(host: str) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), 1).close()
-    except ConnectionRefusedError:
-        return False
-    return True
+    assert closed_p95_ms < 100 * exact[0]

@@ -17,7 +17,7 @@ from lab.globs import no_glob
 from lab.history import history
 from lab.report import tables, terminal, words
 from lab.report.schema import schema_text
-from lab.report.summary import Comparison, RouteFigures, Summary
+from lab.report.summary import Calibration, Comparison, RouteFigures, Summary
 from lab.rundir import RunDir, RunRecord
 from tests.blockmaker import MS, PLANTS, Block
 from tests.runmaker import empty_run, finish, loaded_block, make_run, plan
@@ -358,7 +358,17 @@ def test_limits_of_the_machine_stand_above_the_numbers(summary: Summary, tmp_pat
     run = empty_run(plan(["inline"], rounds=1), cpus=2)
     run.environment.placement.pinned = False
     RunDir(tmp_path).write(run)
-    (tmp_path / "calibration.json").write_text("{}")
+    calibration = Calibration(
+        run="r",
+        made_at=run.started_at,
+        git_commit="0",
+        environment=run.environment,
+        servers=[],
+        planted=[],
+        costs=[],
+        not_judged=[],
+    )
+    (tmp_path / "calibration.json").write_text(calibration.model_dump_json())
     limitations = " ".join(report.write(tmp_path).limitations)
     assert "cannot pin" in limitations
     assert "one core" not in limitations

@@ -47,6 +47,18 @@ def events(data_dir: Path) -> list[tuple[str, str, str]]:
     return [(line["task_id"], line["job"], line["event"]) for line in written]
 
 
+def test_a_journal_that_is_off_takes_no_event(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the anchor: so that what journaling costs can be measured."""
+    monkeypatch.setenv("JOURNAL", "0")
+    settings.cache_clear()
+    journal.accepted(jobs.write_log, *TASKS)
+    assert events(data_dir) == []
+    monkeypatch.delenv("JOURNAL")
+    settings.cache_clear()
+    journal.accepted(jobs.write_log, *TASKS)
+    assert len(events(data_dir)) == len(TASKS)
+
+
 def test_a_journal_starts_with_its_anchor_and_its_name_says_whose_it_is(data_dir: Path) -> None:
     """Wall and monotonic clock at one moment, and the boot they belong to."""
     (path,) = (data_dir / "journal").iterdir()

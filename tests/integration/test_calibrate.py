@@ -1,0 +1,62 @@
+"""`lab calibrate` as a whole, on a server that is not what it claims to be."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lab import calibrate
+from lab.contenders import load_contenders
+from lab.environment import PROJECT, available_cpus, place
+from lab.errors import VOID
+from lab.instrument_cost import CostTrial
+from lab.interrupt import Interrupt
+from lab.stacks.local import Servers
+from lab.stacks.supervisor import Supervisor
+
+
+class NoInterrupt(Interrupt):
+    """Ctrl-C is pytest's."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its p95 is 200 ms in place of 20: the exit status says so, and so does every report."""
+    monkeypatch.setattr(calibrate, "Interrupt", NoInterrupt)
+    plan = calibrate.calibration_plan(seed=5)
+    plan.void_repeats = 0
+    plan.contenders = [one for one in plan.contenders if one.name == "constant"]
+    plan.contenders[0].api = ["two-modes" if part == "constant" else part for part in plan.contenders[0].api]
+    plan.scenarios[0] = plan.scenarios[0].model_copy(update={"rate": 400, "warmup_s": 0.2, "duration_s": 3})
+    printed = io.StringIO()
+
+    status = calibrate.calibrate(plan, tmp_path, Console(file=printed, width=200), as_json=False)
+
+    assert status == VOID, printed.getvalue()
+    (run,) = tmp_path.iterdir()
+    summary = json.loads((run / "summary.json").read_text())
+    (server,) = summary["calibration"]["servers"]
+    assert (server["requests"], server["outcomes"]) == (1_200, {"acknowledged": 1_200})
+    assert server["truth"]["p95_ms"] == 20
+    assert server["lab"]["p95_ms"] >= 200
+    assert server["closed_loop"]["p95_ms"] > 0
+    assert any(sentence.startswith("constant: p95 is 20") for sentence in server["wrong"])
+    for text in (printed.getvalue(), (run / "report.md").read_text(), (run / "report.html").read_text()):
+        assert "and should be 20.0 ms" in text
+
+
+def test_a_round_with_and_without_the_instrument(tmp_path: Path) -> None:
+    """Both legs are real: a leg that journals where it should not, or does not where it should, is refused."""
+    inline = load_contenders(PROJECT / "contenders.toml")["inline"]
+    placement = place(available_cpus())
+    with Supervisor(tmp_path / "cost") as supervisor, Servers(supervisor, placement) as servers:
+        found = CostTrial(supervisor, servers, inline, lambda: None).run(seed=1, rounds=1, seconds=1)
+    assert [cost.metric for cost in found] == ["throughput_per_s", "response_p50_ms", "response_p95_ms"]
+    assert all(cost.instrumented and cost.bare for cost in found)
+    assert {path.parent.name for path in tmp_path.glob("cost/*/resources.parquet")} == {"01-with"}
