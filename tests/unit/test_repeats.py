@@ -4,6 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lab.run import Experiment
 from lab.rundir import BlockRecord, RunDir
 from tests.runmaker import empty_run, plan
@@ -12,9 +14,14 @@ from tests.runmaker import empty_run, plan
 class Spoilt(Experiment):
     """An experiment whose blocks end as the test says, by the order in which they are measured."""
 
-    def __init__(self, directory: RunDir, valid: list[bool], void_repeats: int = 2, elapsed_s: float = 0) -> None:
+    def __init__(
+        self, directory: RunDir, valid: list[bool], void_repeats: int = 2, elapsed_s: float = 0, duration_s: float = 8
+    ) -> None:
         self.directory = directory
-        self.run = empty_run(plan(["inline", "celery"], rounds=2, void_repeats=void_repeats))
+        asked = plan(["inline", "celery"], rounds=2, void_repeats=void_repeats)
+        for scenario in asked.scenarios:
+            scenario.duration_s = duration_s
+        self.run = empty_run(asked)
         self.began_at = time.monotonic() - elapsed_s
         self.verdicts = iter(valid)
         self.progress: Any = self
@@ -59,7 +66,16 @@ def test_without_repeats_a_void_block_stays_the_only_one(tmp_path: Path) -> None
     assert len(run.measured) == 4
 
 
-def test_a_run_that_has_taken_its_time_measures_no_block_again(tmp_path: Path) -> None:
-    run = Spoilt(RunDir(tmp_path), [False] * 4, elapsed_s=480)
+@pytest.mark.parametrize(
+    ("duration_s", "elapsed_s", "repeats"), [(8, 410, 1), (8, 420, 0), (600, 240, 1), (600, 250, 0)]
+)
+def test_a_void_block_is_measured_again_only_while_there_is_time(
+    tmp_path: Path, duration_s: float, elapsed_s: float, repeats: int
+) -> None:
+    """With the repeat of the first of four blocks of 14 s another 56 s are to come: at most 470 s in all.
+
+    Of four blocks of 606 s another 2,424 s, and all may take 2,666 s: a tenth more than was planned.
+    """
+    run = Spoilt(RunDir(tmp_path), [False] + [True] * 4, elapsed_s=elapsed_s, duration_s=duration_s)
     run.measure()
-    assert len(run.measured) == 4
+    assert len(run.measured) == 4 + repeats
