@@ -111,7 +111,8 @@ def compare(
     """Measure the contenders against each other, and write a report."""
     known = load_contenders(contenders_file)
     own = contenders_file != CONTENDERS
-    contenders = contender or (list(known) if own else QUICK_CONTENDERS if quick else DEFAULT_CONTENDERS)
+    names = contender or (list(known) if own else QUICK_CONTENDERS if quick else DEFAULT_CONTENDERS)
+    chosen = choose_contenders(names, known)
     scenarios = load_scenarios(scenarios_folder)
     no_faults = not fault and (quick or own or stack is Stack.running)
     plan = Plan(
@@ -120,7 +121,7 @@ def compare(
         rounds=rounds or (1 if quick else DEFAULT_ROUNDS),
         quick=quick,
         stack=stack.value,
-        contenders=[known[name] for name in check_names("contender", contenders, list(known))],
+        contenders=chosen,
         scenarios=choose_scenarios(
             scenario or (DEFAULT_SCENARIOS if scenarios_folder == SCENARIOS else list(scenarios)),
             rate,
@@ -128,12 +129,13 @@ def compare(
             scenarios,
         ),
         horizon_s=HORIZON_S,
-        faults=[] if no_faults else choose_faults(fault or DEFAULT_FAULTS),
+        faults=[] if no_faults else choose_faults(fault, chosen, stack),
+        contenders_file=str(contenders_file) if own else None,
+        scenarios_folder=str(scenarios_folder) if scenarios_folder != SCENARIOS else None,
         may_load=i_may_load or [],
         generators=generators,
     )
     check_contenders_fit(plan)
-    check_faults_apply(plan)
     measure(plan, out, as_json)
 
 
@@ -163,22 +165,25 @@ def faults(
     as_json: Json = False,
 ) -> None:
     """Inject faults while the load goes on, and account for every task."""
+    chosen = choose_contenders(contender or DEFAULT_CONTENDERS)
     plan = Plan(
         command="faults",
         seed=draw_seed(seed),
         rounds=0,
         quick=False,
         stack=stack.value,
-        contenders=choose_contenders(contender or DEFAULT_CONTENDERS),
+        contenders=chosen,
         scenarios=choose_scenarios([scenario], rate, None),
         horizon_s=HORIZON_S,
-        faults=choose_faults(fault or DEFAULT_FAULTS),
+        faults=choose_faults(fault, chosen, stack),
         fault_repeats=rounds,
         fault_duration_s=duration_s,
         grace_s=grace_s,
         generators=generators,
     )
-    check_faults_apply(plan)
+    if not plan.faults:
+        raise UsageError("`lab faults` needs a fault; without one, `lab compare --fault none` measures.")
+    check_contenders_fit(plan)
     check_grace(plan)
     measure(plan, out, as_json)
 
@@ -281,17 +286,32 @@ def show_choices() -> None:
     console.print(table)
 
 
-def choose_contenders(names: list[str]) -> list[ContenderRecord]:
+def choose_contenders(names: list[str], known: dict[str, ContenderRecord] | None = None) -> list[ContenderRecord]:
     """Return the contenders of these names. Raises UsageError for one that does not exist, or comes twice."""
-    known = load_contenders(CONTENDERS)
+    known = known or load_contenders(CONTENDERS)
     return [known[name] for name in check_names("contender", names, list(known))]
 
 
-def choose_faults(names: list[str]) -> list[str]:
-    """Return these names of faults, none for ``none``. Raises UsageError for one that does not exist or comes twice."""
+def choose_faults(names: list[str] | None, contenders: list[ContenderRecord], stack: Stack) -> list[str]:
+    """Return the faults of these names, none for ``none``; where none is named, the usual ones that can be done.
+
+    Raises UsageError for one that does not exist or comes twice, or cannot be done to the stack or any contender.
+    """
     if names == ["none"]:
         return []
-    return check_names("fault", names, list(FAULTS))
+    can_be_done = [name for name, fault in FAULTS.items() if any(fault.applies_to(one) for one in contenders)]
+    if not names:
+        return [name for name in DEFAULT_FAULTS if name in can_be_done]
+    for name in check_names("fault", names, list(FAULTS)) if stack is not Stack.running else []:
+        if stack not in FAULTS[name].stacks:
+            stacks = " or ".join(FAULTS[name].stacks)
+            raise UsageError(f"The fault '{name}' is for --stack {stacks}, not for {stack.value}.")
+        if name not in can_be_done:
+            asked_for = ", ".join(contender.name for contender in contenders)
+            raise UsageError(
+                f"The fault '{name}' can be done to none of the contenders that were asked for: {asked_for}."
+            )
+    return names
 
 
 def check_contenders_fit(plan: Plan) -> None:
@@ -308,17 +328,6 @@ def check_contenders_fit(plan: Plan) -> None:
         host = urlsplit(contender.url).hostname or ""
         if not is_loopback(host) and host not in plan.may_load:
             raise UsageError(f"'{contender.name}' is not on this machine; if you may load it, say --i-may-load {host}.")
-
-
-def check_faults_apply(plan: Plan) -> None:
-    """Raise UsageError for a fault that cannot be done to this stack, or to none of the contenders."""
-    for name in plan.faults if plan.stack != "running" else []:
-        fault = FAULTS[name]
-        if plan.stack not in fault.stacks:
-            raise UsageError(f"The fault '{name}' is for --stack {' or '.join(fault.stacks)}, not for {plan.stack}.")
-        if name not in DEFAULT_FAULTS and not any(fault.applies_to(contender) for contender in plan.contenders):
-            names = ", ".join(contender.name for contender in plan.contenders)
-            raise UsageError(f"The fault '{name}' can be done to none of the contenders that were asked for: {names}.")
 
 
 def check_grace(plan: Plan) -> None:

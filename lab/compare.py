@@ -172,13 +172,21 @@ def shown(path: Path) -> Path:
 def exit_status(run: RunRecord) -> int:
     """Return 0 measured; 1 where a block is missing, or what was asked for could not be measured at all; 3 void.
 
-    What was asked for is each contender under each scenario, and in a run of faults alone under each fault. Its result
-    is void where none of its blocks is valid.
+    What was asked for is each contender under each scenario and under each fault. The result as a whole is void where
+    no block of a contender under a scenario is valid; in a run of faults alone, under a fault.
     """
-    blocks = [block for block in run.blocks if block.fault is None] or run.blocks
-    asked_for = {(block.contender, block.scenario, block.fault) for block in blocks}
-    finished = {(b.contender, b.scenario, b.fault): False for b in blocks if b.state == "finished"}
-    finished |= {(b.contender, b.scenario, b.fault): True for b in blocks if b.valid}
-    if run.interrupted or any(block.state == "planned" for block in run.blocks) or asked_for - finished.keys():
+    asked_for = {_what(block) for block in run.blocks}
+    finished = {_what(block) for block in run.blocks if block.state == "finished"}
+    if (
+        run.interrupted
+        or any(block.state == "planned" for block in run.blocks)
+        or asked_for != finished
+        or not asked_for
+    ):
         return COULD_NOT_MEASURE
-    return MEASURED if all(finished.values()) else VOID
+    decide = {_what(block) for block in run.blocks if block.fault is None} or asked_for
+    return MEASURED if decide <= {_what(block) for block in run.blocks if block.valid} else VOID
+
+
+def _what(block: BlockRecord) -> tuple[str, str, str | None]:
+    return block.contender, block.scenario, block.fault

@@ -13,7 +13,7 @@ from lab import ledger, load, validity
 from lab.clock import ClockReading
 from lab.drain import JournalTail, acknowledged_tasks, drain
 from lab.errors import LabError
-from lab.faults import FAULTS, Nemesis, as_planned
+from lab.faults import FAULTS, LEAD_S, Nemesis, as_planned
 from lab.interrupt import Interrupt, Interrupted
 from lab.progress import Progress
 from lab.rundir import BlockRecord, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
@@ -75,7 +75,7 @@ def load_of(plan: Plan, block: BlockRecord) -> ScenarioRecord:
 
 def fault_window_s(plan: Plan, fault: str, scenario: ScenarioRecord) -> float:
     """Return the seconds of the measured window in which a fault is injected."""
-    return plan.fault_duration_s or plan.injections * as_planned(fault, plan, scenario).part_s
+    return plan.fault_duration_s or LEAD_S + plan.injections * as_planned(fault, plan, scenario).part_s
 
 
 def planned_seconds(plan: Plan, blocks: list[BlockRecord]) -> dict[int, float]:
@@ -204,7 +204,7 @@ class Experiment:
             load.drive(self.supervisor, command, stack.generator_cpus, folder / "logs" / "locust.log", planned_s, tick)
             faults = nemesis.records(self.interrupt.check)
         (folder / "faults.json").write_text(json.dumps(faults, indent=2))
-        block.injections = len(faults) if fault else None
+        block.injections = sum(bool(one["confirmed"]) for one in faults) if fault else None
         self._drain(block, folder, stack, tail)
         return not tail.in_progress() and stack.broker_is_empty() is not False
 

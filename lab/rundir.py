@@ -106,6 +106,8 @@ class Plan(Record):
     stack: Literal["local", "compose", "running"]
     contenders: list[ContenderRecord]
     scenarios: list[ScenarioRecord]
+    contenders_file: str | None = Field(default=None, description="where the contenders are one's own, as given")
+    scenarios_folder: str | None = Field(default=None, description="where the scenarios are one's own, as given")
     horizon_s: float = Field(description="how long after the window a task may still end")
     faults: list[str] = []
     injections: int = Field(
@@ -143,7 +145,7 @@ class BlockRecord(Record):
     why: list[str] = Field(default=[], description="why the block is void, or why it failed")
     window_start_ns: int | None = None
     window_end_ns: int | None = None
-    injections: int | None = Field(default=None, description="how often the fault of a fault block was injected")
+    injections: int | None = Field(default=None, description="how often the fault of a fault block came about")
     drained_ns: int | None = Field(default=None, description="when the last task ended or the horizon passed")
     instrument: dict[str, float] = Field(default={}, description="lateness, loop lag, steal: see docs/method.md")
 

@@ -3,10 +3,10 @@
 It is ready when its API says that all it needs is up, its workers included.
 
 A request is disturbed if it was not acknowledged, or one of its tasks was not done, or either took longer than three
-times the p95 of before the faults and longer than 250 ms; of before means intended at least a second before the first
-one, which leaves out what that one caught under way. A contender is back to normal after the last disturbed
-request before a second in which there were others and none was disturbed; how long that took counts from the injection
-to that request's intended time.
+times the p95 of before the faults and longer than 250 ms; of before means intended in the window, which leaves out the
+warm-up, and at least half a second before the first one, which leaves out what that one caught under way. A contender
+is back to normal after the last disturbed request before a second in which there were others and none was disturbed;
+how long that took counts from the injection to that request's intended time.
 """
 
 import json
@@ -22,7 +22,7 @@ from lab.globs import no_glob
 SLOW = 3
 SLOW_AT_LEAST_MS = 250
 QUIET_NS = 1_000_000_000
-BEFORE_NS = 1_000_000_000
+BEFORE_NS = 500_000_000
 DONE = ["done", "duplicated", "recovered"]
 
 DISTURBED = """
@@ -31,13 +31,13 @@ DISTURBED = """
                max(if(fate IN $done, (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE)) AS done_ms
         FROM read_parquet($tasks) GROUP BY request_id),
     seen AS (
-        SELECT intended_ns, coalesce(done_ms, 0) AS done_ms,
+        SELECT intended_ns, phase, coalesce(done_ms, 0) AS done_ms,
                if(outcome = 'acknowledged', (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE) AS response_ms
         FROM read_parquet($requests) LEFT JOIN work USING (request_id) WHERE stream = 'load'),
     normal AS (
         SELECT coalesce(quantile_disc(response_ms, 0.95), 0) AS response_ms,
                coalesce(quantile_disc(done_ms, 0.95), 0) AS done_ms
-        FROM seen WHERE intended_ns < $normal_until_ns)
+        FROM seen WHERE phase = 'window' AND intended_ns < $normal_until_ns)
     SELECT seen.intended_ns,
            seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms) OR isinf(seen.response_ms)
            OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms) OR isinf(seen.done_ms)

@@ -220,7 +220,8 @@ def _blocks(run: RunRecord) -> list[str]:
         elif block.injections is not None and block.injections < run.plan.injections:
             found.append(
                 f"Block {_named([block])}: the fault came {block.injections} times instead of {run.plan.injections}, "
-                "because the window was over before the stack was ready for the next."
+                "because the window was over before the stack was ready for the next, or a part that it is for did not "
+                "run."
             )
     return found
 
@@ -319,7 +320,16 @@ def reproduce(plan: Plan) -> str:
     rounds = plan.rounds or plan.fault_repeats
     command = ["lab", plan.command, "--seed", str(plan.seed), "--rounds", str(rounds)]
     command += ["--quick"] if plan.quick else []
-    command += ["--grace", f"{plan.grace_s:g}"] if plan.grace_s != GRACE_S else []
+    changed: dict[str, object] = {
+        "--stack": plan.stack if plan.stack != "local" else None,
+        "--contenders": plan.contenders_file,
+        "--scenarios": plan.scenarios_folder,
+        "--grace": f"{plan.grace_s:g}" if plan.grace_s != GRACE_S else None,
+        "--generators": plan.generators if plan.generators > 1 else None,
+    }
+    command += [str(part) for pair in changed.items() if pair[1] is not None for part in pair]
+    for host in plan.may_load:
+        command += ["--i-may-load", host]
     for contender in plan.contenders:
         command += ["--contender", contender.name]
     for scenario in plan.scenarios:

@@ -116,11 +116,11 @@ def test_a_fault_with_nothing_to_hit_is_not_confirmed(shared: Servers, tmp_path:
     """Neither where there is no such process, nor where it is dead already and not yet started again."""
     with stack(shared, stub(tmp_path), tmp_path) as running:
         nothing = inject(FAULTS["worker-kill"], running)
-        assert (nothing.pids, nothing.confirmed) == ([], False)
+        assert (nothing.pids, nothing.confirmed, nothing.absent) == ([], False, [])
         shared.supervisor.signal(running.api, signal.SIGKILL)
         assert until(lambda: shared.supervisor.children[running.api].poll() is not None)
         late = inject(FAULTS["api-kill"], running)
-        assert (late.pids, late.confirmed) == ([], False)
+        assert (late.pids, late.confirmed, late.absent) == ([], False, [running.api])
         assert late.healed_ns is not None
 
 
@@ -138,6 +138,7 @@ def test_a_fault_that_finds_a_part_dead_is_not_confirmed(shared: Servers, tmp_pa
         assert sorted(done.pids) == sorted(hit)
         assert done.ended_ns is not None
         assert not done.confirmed
+        assert done.absent == [dead]
         assert until(lambda: len(running.instances([dead])) == 1)
         assert inject(FAULTS[fault], running).confirmed, "now that it runs"
 
@@ -163,13 +164,14 @@ def under_load(folder: Path, start_s: float, end_s: float) -> tuple[Path, int, i
 
 
 def test_the_nemesis_spreads_its_injections_over_the_window(shared: Servers, tmp_path: Path) -> None:
-    """Each at its time, each hitting another process, each confirmed and healed."""
+    """Each at its time, none in the lead, each hitting another process, each confirmed and healed."""
     with stack(shared, stub(tmp_path), tmp_path) as running:
-        samples, start_ns, end_ns = under_load(tmp_path, 0.2, 8.2)
+        samples, start_ns, end_ns = under_load(tmp_path, 0.2, 10.2)
         with Nemesis(FAULTS["api-kill"], running, samples, seed=1, injections=INJECTIONS) as nemesis:
             records: list[dict[str, Any]] = nemesis.records()
-    part_ns = (end_ns - start_ns) / INJECTIONS
-    planned = [start_ns + number * part_ns for number in range(INJECTIONS)]
+    lead_ns = faults.LEAD_S * 1e9
+    part_ns = (end_ns - start_ns - lead_ns) / INJECTIONS
+    planned = [start_ns + lead_ns + number * part_ns for number in range(INJECTIONS)]
     assert [record["fault"] for record in records] == ["api-kill"] * INJECTIONS
     for record, planned_ns in zip(records, planned, strict=True):
         assert record["confirmed"]

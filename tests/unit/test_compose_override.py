@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.cli import check_faults_apply
 from lab.contenders import load_contenders
 from lab.environment import PROJECT
 from lab.errors import UsageError
-from lab.rundir import Placement, Plan
+from lab.rundir import Placement
 from lab.stacks.override import as_yaml, contender_override, services_of
 
 CONTENDERS = load_contenders(PROJECT / "contenders.toml")
@@ -70,25 +69,3 @@ def test_what_the_compose_file_cannot_run_is_refused(name: str, differs: dict[st
 
 def test_each_of_the_labs_own_contenders_can_be_run_in_containers() -> None:
     assert all(services_of(contender) for contender in CONTENDERS.values())
-
-
-def plan(stack: str, fault: str, *contenders: str) -> Plan:
-    return Plan.model_validate(
-        {
-            **{"command": "faults", "seed": 1, "rounds": 0, "quick": False, "horizon_s": 1, "scenarios": []},
-            **{"stack": stack, "faults": [fault], "contenders": [CONTENDERS[name] for name in contenders]},
-        }
-    )
-
-
-@pytest.mark.parametrize("fault", ["memory-limit", "cut-worker-broker", "cut-api-broker"])
-def test_faults_of_containers_are_refused_locally(fault: str) -> None:
-    with pytest.raises(UsageError, match=f"The fault '{fault}' is for --stack compose, not for local."):
-        check_faults_apply(plan("local", fault, "celery"))
-    check_faults_apply(plan("compose", fault, "celery"))
-
-
-def test_a_fault_that_no_contender_can_have_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"'broker-pause' can be done to none of the contenders .*: inline"):
-        check_faults_apply(plan("local", "broker-pause", "inline"))
-    check_faults_apply(plan("local", "broker-pause", "inline", "celery"))

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from random import Random
@@ -257,16 +258,23 @@ def test_a_run_is_read_by_its_name_whatever_is_in_it(tmp_path: Path) -> None:
 
 
 def faulted(
-    tmp_path: Path, injected_s: list[float], disturbed_s: list[float], every_s: float = 0.1, done: bool = True
+    tmp_path: Path,
+    injected_s: list[float],
+    disturbed_s: list[float],
+    every_s: float = 0.1,
+    done: bool = True,
+    slow_s: Sequence[float] = (),
+    warmup_s: float = 0,
 ) -> float | None:
-    """Return how long it took to be back to normal: a request every so often for 20 s, some of them refused."""
+    """Return how long it took to be back to normal: a request every so often for 20 s, some of them refused or slow."""
     block = Block("inline")
     for number in range(round(20 / every_s)):
         block.now_ns = 1_000 * MS + round(number * every_s * 1000) * MS
-        wrong = any(abs(number * every_s - at) < 0.01 for at in disturbed_s)
-        tasks = block.request("POST /action", "refused" if wrong else "acknowledged")
+        wrong, slow = (any(abs(number * every_s - at) < 0.01 for at in times) for times in (disturbed_s, slow_s))
+        phase = "warmup" if number * every_s < warmup_s else "window"
+        tasks = block.request("POST /action", "refused" if wrong else "acknowledged", phase=phase)
         if not wrong and done:
-            block.run(tasks[0], "write_log")
+            block.run(tasks[0], "write_log", ms=500 if slow else 1)
     start_ns = block.requests[0]["intended_ns"] - 1
     block.faults = [
         {
@@ -309,6 +317,18 @@ def test_back_to_normal_is_the_last_disturbed_request_before_a_quiet_second(
 def test_a_second_without_requests_is_not_normal(tmp_path: Path) -> None:
     """At a low rate as at a high one."""
     assert faulted(tmp_path, [5], [6, 7.5, 9, 10.5, 12, 13.5], every_s=1.5) == pytest.approx(8.5, abs=0.02)
+
+
+def test_a_slow_warm_up_makes_nothing_normal(tmp_path: Path) -> None:
+    """What is cold at the beginning may be slow; a task of 500 ms after the fault is disturbed all the same."""
+    cold = [0.1 * number for number in range(20)]
+    assert faulted(tmp_path, [5], [], slow_s=[*cold, 5.5], warmup_s=2) == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_was_slow_before_the_fault_is_normal(tmp_path: Path) -> None:
+    """Nobody asks a contender to be faster after a fault than it was."""
+    slow = [0.1 * number for number in range(200)]
+    assert faulted(tmp_path, [5], [], slow_s=slow, warmup_s=2) == 0
 
 
 def test_what_was_not_normal_before_is_never_back(tmp_path: Path) -> None:
@@ -442,6 +462,12 @@ def test_the_command_that_repeats_a_run_of_faults_names_no_duration_that_was_not
     assert words.reproduce(faults).endswith("--fault deploy --rate 20")
     assert "--rounds 3" in words.reproduce(faults)
     assert "--grace" not in words.reproduce(faults)
+    own = {"contenders_file": "my.toml", "scenarios_folder": "mine", "may_load": ["far.example"], "generators": 2}
+    elsewhere = words.reproduce(faults.model_copy(update=own | {"stack": "running"}))
+    for option in ("--stack running", "--contenders my.toml", "--scenarios mine", "--generators 2"):
+        assert option in elsewhere
+    assert "--i-may-load far.example" in elsewhere
+    assert "running" not in words.reproduce(faults)
 
 
 def test_a_grace_period_that_was_asked_for_is_said(tmp_path: Path) -> None:

@@ -110,12 +110,14 @@ def test_a_shared_server_that_ended_is_void_unless_it_was_the_fault(name: str, b
 
 
 def test_a_fault_that_did_not_happen_is_void(block: Block, tmp_path: Path) -> None:
-    """It was injected and not confirmed."""
+    """It was injected and not confirmed; that a part of the contender's did not run is the contender's doing."""
     fault = {"fault": "worker-sigkill", "injected_ns": 1, "healed_ns": 2, "pids": [7]}
     block.faults = [fault | {"confirmed": False}]
     only(judged(block, tmp_path), "worker-sigkill")
     block.faults = [fault | {"confirmed": True}]
     assert judged(block, tmp_path / "again") == []
+    block.faults = [fault | {"confirmed": False, "absent": ["worker-1"]}]
+    assert judged(block, tmp_path / "absent") == []
 
 
 def test_an_unexplained_difference_is_void(block: Block, tmp_path: Path) -> None:
