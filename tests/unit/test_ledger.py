@@ -236,6 +236,28 @@ def test_the_history_shows_which_fault_was_on(tmp_path: Path) -> None:
     assert not [sentence for sentence in told if "before" in sentence or "after was" in sentence]
 
 
+def test_the_history_shows_a_death_and_a_fault_in_a_container(tmp_path: Path) -> None:
+    """There a process has another pid than outside; that of another container is not its death."""
+    told = []
+    for end in ("inside", "whole"):
+        block = Block("inline")
+        (task,) = block.request("POST /action")
+        pid = block.doomed()
+        block.event(task, "write_log", "started", pid)
+        fault = {"fault": "api-kill", "injected_ns": block.tick(), "healed_ns": block.tick(), "confirmed": True}
+        block.faults = [fault | {"pids": [7]}]
+        block.container_dies("another-host")
+        block.dies_in_a_container(pid) if end == "inside" else block.container_dies()
+        folder = block.write(tmp_path / end)
+        ledger.settle(folder)
+        told.append("\n".join(ledger.history(folder, task)))
+    assert all("fault api-kill was injected (processes 7, which this is about)" in history for history in told)
+    assert "process 101 (x) ended." in told[0]
+    assert "container" not in told[0]
+    assert "the container of process 101 (x) ended with status 137." in told[1]
+    assert told[1].count(" ended with status") == 1
+
+
 def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
     """Steps that travel inside the message of another included."""
     block = Block("celery")
