@@ -26,6 +26,10 @@ WHY = {
     "unexpected": "executed to its end, although its request was refused or never made",
 }
 
+# kombu's default. The lab does not know what an app sets in its place (`broker_transport_options`).
+VISIBILITY_TIMEOUT_S = 3600
+DUE_AGAIN = "due again after the visibility timeout of 1 h (Celery's default)"
+
 Moment = tuple[int | None, str]  # monotonic ns, or None where only the end state is known
 
 
@@ -117,7 +121,7 @@ def _task_moments(block: Path, task_id: str) -> tuple[list[Moment], set[Writer]]
     evidence = block / "evidence"
     moments, writers = _journal_moments(evidence / "journal", task_id)
     moments += _effect_moments(evidence, task_id)
-    moments += _leftover_moments(evidence / "broker.json", task_id)
+    moments += _leftover_moments(evidence, task_id)
     return moments, writers
 
 
@@ -177,14 +181,40 @@ def _effect_moments(evidence: Path, task_id: str) -> Iterator[Moment]:
         yield None, f"PostgreSQL holds the {row['kind']} of task {task_id}{state}"
 
 
-def _leftover_moments(broker: Path, task_id: str) -> Iterator[Moment]:
+def _leftover_moments(evidence: Path, task_id: str) -> Iterator[Moment]:
+    broker = evidence / "broker.json"
     held = json.loads(broker.read_text()) if broker.exists() else {}
     for place, words in {"queue": "waits in the queue", "unacked": "is taken and unacknowledged"}.items():
         for message in held.get(place, []):
             if message["task_id"] == task_id:
                 yield None, f"the broker still holds task {task_id}: it {words}"
-            if task_id in message["chain"]:
+            elif task_id in message["chain"]:
                 yield None, f"the broker still holds task {task_id} inside {message['task_id']}, which {words}"
+            else:
+                continue
+            if place == "unacked":
+                yield _taken(evidence, message)
+
+
+def _taken(evidence: Path, message: dict[str, Any]) -> Moment:
+    """Say when a worker took an unacknowledged message, and when the broker will give it out again."""
+    if message["visible_since_wall_s"] is None:
+        return None, f"no index of the broker's has {message['task_id']}, so it is never given out again"
+    taken_wall_ns = int(message["visible_since_wall_s"] * 1e9)
+    taken_ns = next((taken_wall_ns + offset_ns for offset_ns in _clock_offsets(evidence / "journal")), None)
+    stops = _lines_with(evidence / "processes.jsonl", '"stopping"')
+    overdue = taken_ns is not None and any(stop["t_ns"] > taken_ns + VISIBILITY_TIMEOUT_S * 1e9 for stop in stops)
+    within = ", which was within the block" if overdue else ""
+    return taken_ns, f"{message['task_id']} was taken by a worker, {DUE_AGAIN}{within}"
+
+
+def _clock_offsets(journal: Path) -> Iterator[int]:
+    """Yield, by the anchor of each journal, what a wall time in ns lacks to be a monotonic one."""
+    for path in journal.glob("*.jsonl"):
+        with path.open(encoding="utf-8") as lines:
+            anchor = json.loads(lines.readline() or "{}")
+        if "wall_ns" in anchor:
+            yield anchor["monotonic_ns"] - anchor["wall_ns"]
 
 
 def _fault_moments(block: Path, start_ns: int, end_ns: int, pids: set[int]) -> Iterator[Moment]:

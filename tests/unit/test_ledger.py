@@ -278,6 +278,27 @@ def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
     assert "inside" in told
 
 
+@pytest.mark.parametrize("hours", [0.5, 1.5])
+def test_the_history_says_when_a_stranded_task_was_taken_and_is_due_again(hours: float, tmp_path: Path) -> None:
+    """An hour after it was taken, if that is not over; and what stands in no index is never due again."""
+    block = Block("celery")
+    PLANTS["stranded"](block, "POST /action")
+    PLANTS["stranded"](block, "POST /register")
+    taken, unknown = (UUID(message["task_id"]) for message in block.unacked)
+    # The journal's anchor has both clocks at 1 ns.
+    block.unacked[0]["visible_since_wall_s"] = (block.requests[0]["intended_ns"] + 2_000_000_000) / 1e9
+    block.unacked[1]["visible_since_wall_s"] = None
+    block.tick(hours * 3_600_000)
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    due = "due again after the visibility timeout of 1 h (Celery's default)"
+    told, told_of_unknown = ledger.history(folder, taken), ledger.history(folder, unknown)
+    within = ", which was within the block" if hours > 1 else ""
+    assert f"+2.000 s: {taken} was taken by a worker, {due}{within}." in told
+    assert not [sentence for sentence in told_of_unknown if "due again" in sentence]
+    assert f"At the end: no index of the broker's has {unknown}, so it is never given out again." in told_of_unknown
+
+
 def test_the_history_tells_what_was_not_sent_from_what_may_have_been(tmp_path: Path) -> None:
     """Of a lost Locust worker's requests nobody knows."""
     block = Block("celery")
