@@ -14,9 +14,8 @@ class Interrupted(LabError):
 class Interrupt:
     """Takes SIGINT, SIGTERM, and SIGHUP unless it is ignored, as by ``nohup``.
 
-    The work in hand asks with `check` at moments when it can be left.
-    After the second signal the lab's process is gone at once; the supervisor sees its pipe close and ends
-    everything that the lab had started.
+    The work in hand asks with `check` at moments when it can be left. After the second signal the lab's process is
+    gone at once; the supervisor sees its pipe close and ends everything that the lab had started.
     """
 
     def __init__(self) -> None:
