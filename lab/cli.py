@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lab import doctor
 from lab.contenders import load_contenders
-from lab.environment import PROJECT
+from lab.environment import PROJECT, software_changes
 from lab.errors import COULD_NOT_MEASURE, LabError, UsageError
 from lab.faults import FAULTS
 from lab.rundir import GRACE_S, ContenderRecord, Plan, RunDir, ScenarioRecord
@@ -193,7 +193,9 @@ def go_on(run: Run, as_json: Json = False) -> None:
     """Go on with an interrupted run; finished blocks are kept."""
     from lab.compare import resume
 
-    raise typer.Exit(resume(open_run(run), Console(stderr=as_json), as_json))
+    directory = open_run(run)
+    check_same_software(directory)
+    raise typer.Exit(resume(directory, Console(stderr=as_json), as_json))
 
 
 @app.command()
@@ -389,6 +391,14 @@ def open_run(path: Path) -> RunDir:
     except ValueError as error:
         raise UsageError(f"{path / 'run.json'} cannot be read: {str(error).splitlines()[0]}.") from error
     return directory
+
+
+def check_same_software(run: RunDir) -> None:
+    """Raise UsageError where a run was begun with another Python or other packages than are installed now."""
+    if changes := software_changes(run.read().environment):
+        raise UsageError(
+            f"{run.path.name} was begun with other software ({changes}): what is compared must be the same throughout."
+        )
 
 
 def main() -> None:

@@ -25,12 +25,29 @@ def describe(placement: Placement, servers: dict[str, str]) -> Environment:
         cores=os.cpu_count() or 1,
         affinity=available_cpus(),
         os=platform.platform(),
-        python=f"{platform.python_implementation()} {platform.python_version()}",
+        python=python(),
         memory_bytes=psutil.virtual_memory().total,
-        packages={name: metadata.version(name) for name in RECORDED_PACKAGES},
+        packages=packages(),
         servers=servers,
         placement=placement,
     )
+
+
+def python() -> str:
+    """Return this interpreter's name and version."""
+    return f"{platform.python_implementation()} {platform.python_version()}"
+
+
+def packages() -> dict[str, str]:
+    """Return the installed versions of the packages that a run depends on."""
+    return {name: metadata.version(name) for name in RECORDED_PACKAGES}
+
+
+def software_changes(then: Environment) -> str:
+    """Return what has changed since an environment was recorded, ``celery 5.6.0, now 5.6.1; …``; empty for nothing."""
+    before, now = {"": then.python} | then.packages, {"": python()} | packages()
+    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} {before.get(name, 'none')}, now {now.get(name, 'none')}".strip() for name in changed)
 
 
 def available_cpus() -> list[int]:

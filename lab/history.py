@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -25,7 +26,29 @@ WHY = {
     "unexpected": "executed to its end, although its request was refused or never made",
 }
 
+# kombu's default. The lab does not know what an app sets in its place (`broker_transport_options`).
+VISIBILITY_TIMEOUT_S = 3600
+DUE_AGAIN = "due again after the visibility timeout of 1 h (Celery's default)"
+
 Moment = tuple[int | None, str]  # monotonic ns, or None where only the end state is known
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A process that had to do with a task, by what it calls itself; ``t_ns`` is the last that it wrote of the task."""
+
+    origin: str  # service and hostname
+    pid: int
+    t_ns: int
+
+    def ended_with(self, end: dict[str, Any]) -> bool:
+        """Return whether this is its end or that of its container, seen from outside: there it has another pid."""
+        inside = end.get("inner_pid") if end.get("inner_pid") is not None else end["pid"]
+        return (
+            (end.get("kind") == "container" or inside == self.pid)
+            and (end.get("hostname") is None or self.origin.endswith(f"-{end['hostname']}"))
+            and (end.get("started_ns") or 0) <= self.t_ns <= end["t_ns"]
+        )
 
 
 def history(block: Path, sought: UUID) -> list[str]:
@@ -36,17 +59,19 @@ def history(block: Path, sought: UUID) -> list[str]:
     """
     request, task_ids = _whose(block, str(sought))
     moments = list(_request_moments(request)) if request else []
-    pids: set[int] = set()
+    writers: set[Writer] = set()
     for task_id in task_ids:
         found, ran_in = _task_moments(block, task_id)
         moments += found
-        pids |= ran_in
+        writers |= ran_in
     if not moments:
         return []
     times = [t for t, _ in moments if t is not None]
     start_ns = request["intended_ns"] if request else min(times, default=0)
+    ends = {writer: _ends_of(block, writer) for writer in writers}
+    pids = {end["pid"] for of_one in ends.values() for end in of_one}
     moments += _fault_moments(block, start_ns, max(times, default=0), pids)
-    moments += _death_moments(block, start_ns, max(times, default=0), pids)
+    moments += _death_moments(ends)
     told = sorted(set(moments), key=lambda moment: (moment[0] is None, moment[0] or 0, moment[1]))
     return [_said(moment, start_ns) for moment in told] + [f for task in task_ids for f in _fate(block, task)]
 
@@ -91,24 +116,28 @@ def _request_moments(request: dict[str, Any]) -> Iterator[Moment]:
     yield request["ended_ns"], f"the request ended {request['outcome']}: {answer}"
 
 
-def _task_moments(block: Path, task_id: str) -> tuple[list[Moment], set[int]]:
-    """Return what is known of a task, and the pids of the processes that had to do with it."""
+def _task_moments(block: Path, task_id: str) -> tuple[list[Moment], set[Writer]]:
+    """Return what is known of a task, and the processes that had to do with it."""
     evidence = block / "evidence"
-    moments, pids = _journal_moments(evidence / "journal", task_id)
+    moments, writers = _journal_moments(evidence / "journal", task_id)
     moments += _effect_moments(evidence, task_id)
-    moments += _leftover_moments(evidence / "broker.json", task_id)
-    return moments, pids
+    moments += _leftover_moments(evidence, task_id)
+    return moments, writers
 
 
-def _death_moments(block: Path, start_ns: int, end_ns: int, pids: set[int]) -> Iterator[Moment]:
-    """Yield how each of the processes ended, up to the first end after all else."""
-    for pid in pids:
-        ends = _lines_with(block / "evidence" / "processes.jsonl", '"ended"')
-        for record in sorted((one for one in ends if one["pid"] == pid), key=lambda one: one["t_ns"]):
-            if record["t_ns"] >= start_ns:
-                yield record["t_ns"], f"process {pid} ({record['name'] or 'a child'}) ended{_how(record)}"
-            if record["t_ns"] > end_ns:
-                break
+def _ends_of(block: Path, writer: Writer) -> list[dict[str, Any]]:
+    """Return the records of a process's end, first the one that came first: in a container, that one's end too."""
+    ends = _lines_with(block / "evidence" / "processes.jsonl", '"ended"')
+    return sorted((end for end in ends if writer.ended_with(end)), key=lambda end: end["t_ns"])
+
+
+def _death_moments(ends: dict[Writer, list[dict[str, Any]]]) -> Iterator[Moment]:
+    """Yield how each of the processes ended."""
+    for writer, of_one in ends.items():
+        for end in of_one[:1]:
+            who = f"process {writer.pid} ({end['name'] or 'a child'})"
+            who = f"the container of {who}" if end.get("kind") == "container" else who
+            yield end["t_ns"], f"{who} ended{_how(end)}"
 
 
 def _how(record: dict[str, Any]) -> str:
@@ -124,20 +153,23 @@ def _lines_with(path: Path, text: str) -> Iterator[dict[str, Any]]:
             yield from (json.loads(line) for line in lines if text in line)
 
 
-def _journal_moments(journal: Path, task_id: str) -> tuple[list[Moment], set[int]]:
-    """Return the events of a task, and the pids of the processes that wrote them."""
+def _journal_moments(journal: Path, task_id: str) -> tuple[list[Moment], set[Writer]]:
+    """Return the events of a task, and the processes that wrote them."""
     moments: list[Moment] = []
-    pids: set[int] = set()
+    writers: set[Writer] = set()
     for path in sorted(journal.glob("*.jsonl")):
-        pid = int(path.stem.rsplit("-", 2)[1])
+        origin, pid, _ = path.stem.rsplit("-", 2)
+        written = []
         with path.open(encoding="utf-8") as lines:
             service = json.loads(lines.readline() or "{}").get("service", "?")
         for event in _lines_with(path, task_id):
             error = f" ({event['error']})" if "error" in event else ""
             what = f"task {task_id} ({event['job']}) {event['event']}{error}, journal of {service}, process {pid}"
-            moments.append((event["t_ns"], what))
-            pids.add(pid)
-    return moments, pids
+            written.append((event["t_ns"], what))
+        if written:
+            writers.add(Writer(origin, int(pid), max(t_ns for t_ns, _ in written)))
+        moments += written
+    return moments, writers
 
 
 def _effect_moments(evidence: Path, task_id: str) -> Iterator[Moment]:
@@ -149,14 +181,40 @@ def _effect_moments(evidence: Path, task_id: str) -> Iterator[Moment]:
         yield None, f"PostgreSQL holds the {row['kind']} of task {task_id}{state}"
 
 
-def _leftover_moments(broker: Path, task_id: str) -> Iterator[Moment]:
+def _leftover_moments(evidence: Path, task_id: str) -> Iterator[Moment]:
+    broker = evidence / "broker.json"
     held = json.loads(broker.read_text()) if broker.exists() else {}
     for place, words in {"queue": "waits in the queue", "unacked": "is taken and unacknowledged"}.items():
         for message in held.get(place, []):
             if message["task_id"] == task_id:
                 yield None, f"the broker still holds task {task_id}: it {words}"
-            if task_id in message["chain"]:
+            elif task_id in message["chain"]:
                 yield None, f"the broker still holds task {task_id} inside {message['task_id']}, which {words}"
+            else:
+                continue
+            if place == "unacked":
+                yield _taken(evidence, message)
+
+
+def _taken(evidence: Path, message: dict[str, Any]) -> Moment:
+    """Say when a worker took an unacknowledged message, and when the broker will give it out again."""
+    if message["visible_since_wall_s"] is None:
+        return None, f"no index of the broker's has {message['task_id']}, so it is never given out again"
+    taken_wall_ns = int(message["visible_since_wall_s"] * 1e9)
+    taken_ns = next((taken_wall_ns + offset_ns for offset_ns in _clock_offsets(evidence / "journal")), None)
+    stops = _lines_with(evidence / "processes.jsonl", '"stopping"')
+    overdue = taken_ns is not None and any(stop["t_ns"] > taken_ns + VISIBILITY_TIMEOUT_S * 1e9 for stop in stops)
+    within = ", which was within the block" if overdue else ""
+    return taken_ns, f"{message['task_id']} was taken by a worker, {DUE_AGAIN}{within}"
+
+
+def _clock_offsets(journal: Path) -> Iterator[int]:
+    """Yield, by the anchor of each journal, what a wall time in ns lacks to be a monotonic one."""
+    for path in journal.glob("*.jsonl"):
+        with path.open(encoding="utf-8") as lines:
+            anchor = json.loads(lines.readline() or "{}")
+        if "wall_ns" in anchor:
+            yield anchor["monotonic_ns"] - anchor["wall_ns"]
 
 
 def _fault_moments(block: Path, start_ns: int, end_ns: int, pids: set[int]) -> Iterator[Moment]:

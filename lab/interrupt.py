@@ -1,4 +1,4 @@
-"""Ctrl-C: once ends in order and reports what is finished, twice ends at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: once ends in order and reports what is finished, twice ends at once."""
 
 import os
 import signal
@@ -12,16 +12,17 @@ class Interrupted(LabError):
 
 
 class Interrupt:
-    """Takes SIGINT, SIGTERM and SIGHUP. The work in hand asks with `check` at moments when it can be left.
+    """Takes SIGINT, SIGTERM, and SIGHUP unless it is ignored, as by ``nohup``.
 
-    After the second signal the lab's process is gone at once; the supervisor sees its pipe close and ends
-    everything that the lab had started.
+    The work in hand asks with `check` at moments when it can be left. After the second signal the lab's process is
+    gone at once; the supervisor sees its pipe close and ends everything that the lab had started.
     """
 
     def __init__(self) -> None:
         self.asked = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._take)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._take)
 
     def check(self) -> None:
         """Raise Interrupted where a signal has come."""

@@ -182,22 +182,39 @@ def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
     """Table ``deaths``: from when until when which process of which host had a pid, of those that did not end in order.
 
     In order is: with status 0, by the SIGTERM that it was sent, or by whatever but SIGKILL after its stack was told to
-    stop. Of a process that another one waited for it is not known how it ended. With a container ended every process
-    in it: there the pid is NULL. A host is NULL where it was not recorded.
+    stop; nor is it a death where another process waited for one, so that it is not known how it ended. What a fault
+    kills outside of a container is waited for by the lab; inside, ``memory-limit`` may kill one of a pool. With a
+    container ended every process in it: there the pid is NULL. A host is NULL where it was not recorded.
     """
     columns = {"event": "VARCHAR", "kind": "VARCHAR", "hostname": "VARCHAR", "pid": "BIGINT", "inner_pid": "BIGINT"}
     columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT", "status": "BIGINT", "signal": "BIGINT"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
+    _read_memory_limits(db, block)
     # A container's status is 128 and the signal that ended it.
     db.execute(
         "CREATE TABLE deaths AS "
         "SELECT CASE WHEN kind = 'container' THEN NULL ELSE coalesce(inner_pid, pid) END AS pid, hostname, "
         "coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
         "FROM processes_lines WHERE event = 'ended' "
-        "AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15 AND "
-        "(signal = 9 OR status = 137 "
+        "AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15 "
+        "AND (status IS NOT NULL OR signal IS NOT NULL OR kind = 'container' OR (kind = 'inside' "
+        "AND EXISTS (FROM memory_limits WHERE t_ns BETWEEN injected_ns AND healed_ns))) "
+        "AND (signal = 9 OR status = 137 "
         "OR t_ns < coalesce((SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping'), t_ns + 1))"
     )
+
+
+def _read_memory_limits(db: duckdb.DuckDBPyConnection, block: Path) -> None:
+    """Table ``memory_limits``: when the kernel was made to kill in a container, be it one of a pool's processes."""
+    file = block / "faults.json"
+    columns = "{'fault': 'VARCHAR', 'injected_ns': 'BIGINT', 'healed_ns': 'BIGINT'}"
+    db.execute("CREATE TABLE memory_limits (injected_ns BIGINT, healed_ns BIGINT)")
+    if file.exists():
+        db.execute(
+            "INSERT INTO memory_limits SELECT injected_ns, coalesce(healed_ns, 9e18::BIGINT) "
+            f"FROM read_json($file, columns = {columns}) WHERE fault = 'memory-limit'",
+            {"file": no_glob(file)},
+        )
 
 
 def _read_effects(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:

@@ -4,6 +4,7 @@
 is filled before the block is listed in it, so an interrupted run keeps its finished blocks and says so.
 """
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lab.errors import LabError
 
 RUN_SCHEMA = 1
+# What a write may meet on a file that was opened; the error then names no file.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 # What docker waits by default.
 GRACE_S = 10.0
 
@@ -205,13 +208,21 @@ class RunDir:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keep other labs from measuring into this directory. Raises LabError where one does."""
+        """Keep other labs from measuring into this directory, and name it where its disk fails meanwhile.
+
+        Raises LabError where another lab does, or for a write that failed.
+        """
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise LabError(f"{self.path} is being measured by another lab.") from None
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.filename or error.errno not in DISK_ERRORS:
+                    raise
+                raise LabError(f"{self.path} could not be written to: {error.strerror}.") from error
 
     def block(self, record: BlockRecord) -> Path:
         """Return the folder of a block."""

@@ -68,9 +68,13 @@ class Block:
         return self.process("celery-worker" if self.celery else "inline-api")
 
     def ends(self, pid: int, **how: int) -> None:
-        """Record the orderly end of a process amid the block: with a status, or by the signal that asked for it."""
+        """Record the orderly end of a process amid the block: with a status, or by the signal that asked for it.
+
+        Where it is not said how, nobody but its parent knows, which waited for it.
+        """
         self.dead.add(pid)
-        ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
+        kind = "service" if how else "descendant"
+        ended = {"event": "ended", "kind": kind, "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
         self.lines["processes.jsonl"].append(ended | {"started_ns": self.started_ns[pid], "hostname": HOST} | how)
 
     def dies(self, pid: int, started_ns: int | None = None, host: str = HOST) -> None:
@@ -98,6 +102,10 @@ class Block:
         ended = {"event": "ended", "kind": "inside", "name": "x", "pid": 7, "inner_pid": pid, "hostname": HOST}
         born_ns = self.started_ns[pid]
         self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
+
+    def fault(self, name: str, begun_ns: int) -> None:
+        """Record a fault that was on from a moment until now."""
+        self.faults.append({"fault": name, "injected_ns": begun_ns, "healed_ns": self.tick(), "pids": []})
 
     def tick(self, ms: float = 1) -> int:
         """Let time pass and return the monotonic clock."""
@@ -159,9 +167,9 @@ class Block:
         for pid in sorted(self.names.keys() - self.dead):
             ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
             # uvicorn ends by the signal that it was sent; how prefork's children ended, their parent knows.
-            how: list[dict[str, Any]] = [{"status": 0}, {"signal": 15}, {}]
+            how: list[dict[str, Any]] = [{"status": 0}, {"status": 1}, {"signal": 15}, {}]
             known = {"started_ns": self.started_ns[pid], "hostname": HOST}
-            self.lines["processes.jsonl"].append(ended | known | how[pid % 3])
+            self.lines["processes.jsonl"].append(ended | known | how[pid % len(how)])
 
     def write(self, folder: Path) -> Path:
         """Write the files of the block and return its folder."""
@@ -268,14 +276,47 @@ def done_without_a_word(block: Block, route: str) -> None:
 
 @plant()
 def done_without_a_word_in_a_container(block: Block, route: str) -> None:
-    """A process of a container died by itself; the container goes on."""
+    """The kernel killed one process of a container whose memory was limited; the container goes on."""
     (task, *later), job = _accepted(block, route)
     pid = block.doomed()
     block.event(task, job, "started", pid)
     block.effect(task, job)
+    begun_ns = block.tick()
     block.dies_in_a_container(pid)
+    block.fault("memory-limit", begun_ns)
     block.expect(task, "done", "explained")
     _all(block, later, "lost")
+
+
+@plant()
+def effect_of_a_child_that_its_parent_waited_for(block: Block, route: str) -> None:
+    """Nobody knows that it was killed, so its end explains nothing, whatever fault was on."""
+    for ends, fault in product((Block.ends, Block.dies_in_a_container), ("deploy", "memory-limit")):
+        if (ends, fault) == (Block.dies_in_a_container, "memory-limit"):
+            continue
+        pid = _effects_without_an_end(block, route)
+        begun_ns = block.tick()
+        ends(block, pid)
+        block.fault(fault, begun_ns)
+
+
+@plant()
+def effect_of_a_process_that_ended_after_a_memory_limit(block: Block, route: str) -> None:
+    """The kernel had no reason any more."""
+    pid = _effects_without_an_end(block, route)
+    block.fault("memory-limit", block.tick())
+    block.dies_in_a_container(pid)
+
+
+def _effects_without_an_end(block: Block, route: str) -> int:
+    """Add tasks whose effects are there and whose ends are not, unexplained; return the pid of their process."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        block.event(task, job, "started", pid)
+        block.effect(task, job)
+        block.expect(task, "done", "unexplained")
+    return pid
 
 
 @plant()

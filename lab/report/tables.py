@@ -184,7 +184,7 @@ def faults(summary: Summary) -> Table:
     """Return what each fault did to each contender: what became of the acknowledged tasks, and last of all others."""
     head = ["fault", "contender", "faults", "acknowledged", "done", "lost", "stranded", "duplicated", "other"]
     return Table(
-        [*head, "ready after s", "normal after s", "without a yes"],
+        [*head, "recovered", "ready after s", "normal after s", "without a yes"],
         _grouped(_fault_row(row, summary.grace_s) for row in summary.faults),
         labels=2,
     )
@@ -194,6 +194,7 @@ def _fault_row(row: FaultFigures, grace_s: float) -> list[str]:
     named: list[Fate] = ["done", "lost", "stranded", "duplicated"]
     counts = [row.injections, row.tasks, *(row.fates[fate] for fate in named)]
     counts.append(row.tasks - sum(row.fates[fate] for fate in named))
+    counts.append(row.fates_without_a_yes["recovered"])
     after = [words.back_after(spread.median) for spread in (row.ready_s, row.back_to_normal_s)]
     return [
         words.fault(row.fault, grace_s),

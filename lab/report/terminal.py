@@ -16,6 +16,7 @@ FAULTS_HEAD = [
     "stran-\nded",
     "dupl.",
     "other",
+    "recov-\nered",
     "ready\nafter",
     "normal\nafter",
 ]
@@ -76,7 +77,7 @@ def _table(summary: Summary, scenario: str) -> Table:
 
 
 def _faults(summary: Summary) -> Table:
-    table = _empty("Faults: acknowledged tasks; seconds until ready, and back to normal", FAULTS_HEAD)
+    table = _empty("Faults: tasks acknowledged, recovered; seconds to ready and normal", FAULTS_HEAD, gap=1)
     for fault, contender, _, *cells in tables.faults(summary).rows:
         if fault:
             table.add_row(Text(fault, style="bold"))
@@ -84,8 +85,9 @@ def _faults(summary: Summary) -> Table:
     return table
 
 
-def _empty(title: str, heads: list[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+def _empty(title: str, heads: list[str], gap: int = 2) -> Table:
+    """Return a table without rows; between its columns are at least as many spaces, one of them the box's."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for head in heads:
         table.add_column(head, justify="right")

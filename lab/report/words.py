@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping
 
+from lab.history import DUE_AGAIN
 from lab.report.summary import Calibration, Comparison, Fate, FaultFigures, RouteFigures, Share, Spread, Summary
 from lab.rundir import GRACE_S, BlockRecord, Plan, RunRecord
 
@@ -24,8 +25,8 @@ HOW_TO_READ = [
     "time and of time to done, every route together), with Holm's correction over all verdicts of the run: an "
     "interval that just misses 1 may still be “no significant difference”.",
     "Lost: acknowledged, never executed to its end, and nothing holds it any more. Stranded: a worker took it and "
-    "never acknowledged it; the broker would give it out again, but only after the horizon. Recovered: done although "
-    "its request never got a yes. Unexpected: done although its request was refused or never made.",
+    f"never acknowledged it; {DUE_AGAIN}. Recovered: done although its request "
+    "never got a yes. Unexpected: done although its request was refused or never made.",
     "A request is disturbed by a fault if it got no yes, or its work was not done, or either took longer than three "
     "times the p95 of before the faults and longer than 250 ms. A contender is back to normal at the last disturbed "
     "request before a second without one; “never” is not before the next fault.",
@@ -282,7 +283,11 @@ def _became(summary: Summary, name: str | None, scenario: str, contender: str) -
     counts = {share.fate: share for share in own if share.request_outcome == "acknowledged"}
     done = counts["done"].count if "done" in counts else 0
     parts = [f"{done:,} done"]
-    parts += [f"{_plain(share)} {count_with_interval(share)}" for fate, share in counts.items() if fate != "done"]
+    parts += [
+        f"{_plain(share)} {count_with_interval(share)}{f', {DUE_AGAIN}' if fate == 'stranded' else ''}"
+        for fate, share in counts.items()
+        if fate != "done"
+    ]
     if "lost" not in counts:
         parts.append(f"lost {below(told)}")
     parts += [f"{_plain(share)} {share.count:,}" for share in own if share.request_outcome != "acknowledged"]

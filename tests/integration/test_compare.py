@@ -152,6 +152,22 @@ def test_ctrl_c_ends_in_order_and_reports(tmp_path: Path) -> None:
     assert not alive(processes)
 
 
+def test_sigterm_ends_in_order_too(tmp_path: Path) -> None:
+    """As a shutdown or `timeout` sends it: reported, and nothing is left running."""
+    alone = ["--contender", "inline", "--fault", "none"]
+    with started_lab("compare", *alone, *SHORT, "--duration", "30", "--out", tmp_path) as lab:
+        wait_for_load(tmp_path)
+        processes = family(lab)
+        lab.send_signal(signal.SIGTERM)
+        output, _ = lab.communicate(timeout=60)
+    directory = the_run(tmp_path)
+    assert lab.returncode == 1
+    assert directory.read().interrupted
+    assert (directory.path / "report.html").exists()
+    assert "Traceback" not in output
+    assert not alive(processes)
+
+
 def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
     """The second one does not wait for anything, and still nothing is left running."""
     with started_lab("compare", "--quick", *SHORT, "--duration", "30", "--out", tmp_path) as lab:

@@ -130,6 +130,14 @@ MUTANTS = {
     "an earlier death explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns >= born_ns"),
     "the death of another process explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns <= died_ns"),
     "an orderly end is a death": ("AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15", ""),
+    "any end that another process waited for is a death": ("OR (kind = 'inside' ", "OR (true OR kind = 'inside' "),
+    "a memory limit kills outside of containers": ("OR (kind = 'inside' ", "OR (true "),
+    "a memory limit kills when it is over": (
+        "(FROM memory_limits WHERE t_ns BETWEEN injected_ns AND healed_ns)",
+        "(FROM memory_limits)",
+    ),
+    "every fault is a memory limit": ("WHERE fault = 'memory-limit'", ""),
+    "a memory limit kills nobody": ("EXISTS (FROM memory_limits ", "NOT EXISTS (FROM memory_limits "),
     "an end after the stop is a death": ("(signal = 9 OR status = 137 ", "(true "),
     "any process's death explains": ("ON coalesce(deaths.pid = writers.pid, true) AND", "ON"),
     "a death on any host explains": ("ends_with(writers.origin, '-' || deaths.hostname)", "true"),
@@ -236,6 +244,28 @@ def test_the_history_shows_which_fault_was_on(tmp_path: Path) -> None:
     assert not [sentence for sentence in told if "before" in sentence or "after was" in sentence]
 
 
+def test_the_history_shows_a_death_and_a_fault_in_a_container(tmp_path: Path) -> None:
+    """There a process has another pid than outside; that of another container is not its death."""
+    told = []
+    for end in ("inside", "whole"):
+        block = Block("inline")
+        (task,) = block.request("POST /action")
+        pid = block.doomed()
+        block.event(task, "write_log", "started", pid)
+        fault = {"fault": "api-kill", "injected_ns": block.tick(), "healed_ns": block.tick(), "confirmed": True}
+        block.faults = [fault | {"pids": [7]}]
+        block.container_dies("another-host")
+        block.dies_in_a_container(pid) if end == "inside" else block.container_dies()
+        folder = block.write(tmp_path / end)
+        ledger.settle(folder)
+        told.append("\n".join(ledger.history(folder, task)))
+    assert all("fault api-kill was injected (processes 7, which this is about)" in history for history in told)
+    assert "process 101 (x) ended." in told[0]
+    assert "container" not in told[0]
+    assert "the container of process 101 (x) ended with status 137." in told[1]
+    assert told[1].count(" ended with status") == 1
+
+
 def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
     """Steps that travel inside the message of another included."""
     block = Block("celery")
@@ -246,6 +276,27 @@ def test_the_history_of_a_request_shows_all_its_tasks(tmp_path: Path) -> None:
     assert all(task_id in told for task_id in block.expected)
     assert told.count("is stranded") == 3
     assert "inside" in told
+
+
+@pytest.mark.parametrize("hours", [0.5, 1.5])
+def test_the_history_says_when_a_stranded_task_was_taken_and_is_due_again(hours: float, tmp_path: Path) -> None:
+    """An hour after it was taken, if that is not over; and what stands in no index is never due again."""
+    block = Block("celery")
+    PLANTS["stranded"](block, "POST /action")
+    PLANTS["stranded"](block, "POST /register")
+    taken, unknown = (UUID(message["task_id"]) for message in block.unacked)
+    # The journal's anchor has both clocks at 1 ns.
+    block.unacked[0]["visible_since_wall_s"] = (block.requests[0]["intended_ns"] + 2_000_000_000) / 1e9
+    block.unacked[1]["visible_since_wall_s"] = None
+    block.tick(hours * 3_600_000)
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    due = "due again after the visibility timeout of 1 h (Celery's default)"
+    told, told_of_unknown = ledger.history(folder, taken), ledger.history(folder, unknown)
+    within = ", which was within the block" if hours > 1 else ""
+    assert f"+2.000 s: {taken} was taken by a worker, {due}{within}." in told
+    assert not [sentence for sentence in told_of_unknown if "due again" in sentence]
+    assert f"At the end: no index of the broker's has {unknown}, so it is never given out again." in told_of_unknown
 
 
 def test_the_history_tells_what_was_not_sent_from_what_may_have_been(tmp_path: Path) -> None:

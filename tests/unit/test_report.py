@@ -240,8 +240,14 @@ def test_fates_are_counted_of_acknowledged_tasks_and_apart_from_those_of_other_r
     directory.write(run)
     table = tables.faults(report.write(directory.path))
     cells = dict(zip(table.head, table.rows[0], strict=True))
-    columns = ("acknowledged", "done", "lost", "stranded", "duplicated", "other")
-    assert [cells[column] for column in columns] == ["7", "2", "1", "1", "2", "1"]
+    columns = ("acknowledged", "done", "lost", "stranded", "duplicated", "other", "recovered")
+    assert [cells[column] for column in columns] == ["7", "2", "1", "1", "2", "1", "1"]
+    shown = printed(report.write(directory.path))
+    assert "recov-" in shown
+    assert re.search(r"^ +celery +7 +2 +1 +1 +2 +1 +1 ", shown, re.MULTILINE), shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    (sentence,) = [one for one in report.write(directory.path).sentences if "worker-kill" in one]
+    assert re.search(r"stranded 1 of 7 \([^)]*\), due again after the visibility timeout of 1 h", sentence), sentence
     assert cells["without a yes"] == "1 duplicated, 1 not done, 1 recovered, 2 unexpected"
 
 

@@ -1,0 +1,40 @@
+"""The run directory: what is said where its disk fails, and where other software would go on with it."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from lab.cli import check_same_software
+from lab.environment import packages, python
+from lab.errors import LabError, UsageError
+from lab.rundir import RunDir
+from tests.runmaker import empty_run, plan
+
+
+def test_a_full_disk_is_named_by_the_run_directory(tmp_path: Path) -> None:
+    """The kernel's error for a write names no file; what failed otherwise is not the disk's."""
+    directory = RunDir.create(tmp_path, "compare")
+    with pytest.raises(LabError) as raised, directory.claim(), open("/dev/full", "w") as full:
+        full.write("the samples of a block")
+    assert str(raised.value) == f"{directory.path} could not be written to: No space left on device."
+    with pytest.raises(ConnectionRefusedError), directory.claim():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+
+def test_a_run_is_not_resumed_with_other_software(tmp_path: Path) -> None:
+    """A commit says nothing of what is installed, and no two dirty trees apart."""
+    run = empty_run(plan(["inline"], rounds=1))
+    directory = RunDir.create(tmp_path, "compare", run)
+    run.environment.python, run.environment.packages = python(), packages()
+    directory.write(run)
+    check_same_software(directory)
+    now = packages()["celery"]
+    run.environment.packages["celery"] = "1.0"
+    directory.write(run)
+    with pytest.raises(UsageError, match=f"celery 1.0, now {now}\\)"):
+        check_same_software(directory)
+    run.environment.python, run.environment.packages = "CPython 2.7", packages()
+    directory.write(run)
+    with pytest.raises(UsageError, match=rf"\(CPython 2.7, now {python()}\)"):
+        check_same_software(directory)
