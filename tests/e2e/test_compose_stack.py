@@ -66,6 +66,13 @@ def fates(folder: Path) -> dict[str, int]:
     return dict(duckdb.execute("SELECT fate, count(*) FROM read_parquet($tasks) GROUP BY 1", tasks).fetchall())
 
 
+def bystanders(folder: Path) -> dict[str, int]:
+    """Return how many of the requests to /ping/*, which need no broker, ended how."""
+    requests = {"requests": str(folder / "requests.parquet")}
+    query = "SELECT outcome, count(*) FROM read_parquet($requests) WHERE route LIKE '% /ping/%' GROUP BY 1"
+    return dict(duckdb.execute(query, requests).fetchall())
+
+
 def unexplained(run: dict[str, Any]) -> list[str]:
     return [why for block in run["blocks"] for why in block["why"] if "unexplained" in why or "did not happen" in why]
 
@@ -101,6 +108,8 @@ def test_faults_of_containers_happen(tmp_path: Path) -> None:
         injected = json.loads((next(tmp_path.glob("*")) / block["folder"] / "faults.json").read_text())
         assert injected
         assert all(one["confirmed"] and one["healed_ns"] for one in injected), block["fault"]
+        if block["fault"] == "cut-api-broker":
+            assert bystanders(next(tmp_path.glob("*")) / block["folder"]).keys() == {"acknowledged"}
     assert unexplained(run) == []
 
 
