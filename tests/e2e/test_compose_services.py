@@ -172,6 +172,14 @@ def test_redis_refuses_who_has_no_password(project: Project) -> None:
     assert "OK" in project.python("mail", ASK_REDIS, f"AUTH {password}\r\n")
 
 
+def test_redis_keeps_an_append_only_file_on_a_volume_of_the_project(project: Project) -> None:
+    assert project.compose("exec", "-T", "redis", "redis-cli", "config", "get", "appendonly").split()[-1] == "yes"
+    (redis,) = (one for one in project.containers() if project.service_of(one) == "redis")
+    volumes = {mount["Destination"]: mount["Name"] for mount in inspected(redis)["Mounts"]}
+    assert volumes == {"/data": f"{project.name}_redis-data"}
+    assert "appendonlydir" in project.compose("exec", "-T", "redis", "ls", "/data")
+
+
 def test_postgres_refuses_who_has_no_password(project: Project) -> None:
     password = project.passwords()["POSTGRES_PASSWORD"]
     assert "refused" in project.python("mail", ASK_POSTGRES, "postgresql://postgres@postgres/celery")
