@@ -113,12 +113,17 @@ def project(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_make_env_draws_passwords_for_the_owner_alone_and_keeps_those_there_are(project: Project) -> None:
+    """And makes ./runs in either case: the engine would make it root's."""
     before = project.env.read_text()
     assert stat.S_IMODE(project.env.stat().st_mode) == 0o600
     assert all(len(password) >= 32 for password in project.passwords().values())
     assert len(set(project.passwords().values())) == 2
+    runs = project.folder / "runs"
+    owner = runs.stat().st_uid
+    runs.rmdir()
     subprocess.run(["make", "env"], cwd=project.folder, check=True)
     assert project.env.read_text() == before
+    assert runs.stat().st_uid == owner > 0
 
 
 def test_without_passwords_compose_says_what_to_do(project: Project, tmp_path: Path) -> None:
