@@ -84,7 +84,7 @@ class ComposeTestbed:
 
     def _get_images(self) -> None:
         try:
-            self.project.compose("build", "--quiet", "inline", within_s=engine.BUILD_WITHIN_S)
+            self.project.compose("build", "--quiet", "mail", within_s=engine.BUILD_WITHIN_S)
         except StackError as error:
             raise StackError(f"The image of the apps could not be built. {error}") from error
         for name, image in IMAGES.items():

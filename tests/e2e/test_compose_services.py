@@ -131,6 +131,19 @@ def test_without_passwords_compose_says_what_to_do(project: Project, tmp_path: P
     assert "run make env first" in docker("compose", "--project-directory", str(tmp_path), "config", check=False)
 
 
+def test_whichever_service_is_asked_for_the_image_is_built_and_once(project: Project) -> None:
+    """One service builds it, without which no other that runs it starts."""
+    services = json.loads(project.compose("--profile", "*", "config", "--format", "json"))["services"]
+    (builder,) = (name for name, service in services.items() if "build" in service)
+    users = {name for name, service in services.items() if service["image"] == project.image}
+    assert len(users) > 5
+    assert {name for name in users if builder not in needed_by(name, services)} == set()
+
+
+def needed_by(name: str, services: dict[str, Any]) -> set[str]:
+    return {name}.union(*(needed_by(other, services) for other in services[name].get("depends_on", {})))
+
+
 def test_every_service_is_healthy(project: Project) -> None:
     states = {project.service_of(one): inspected(one)["State"]["Health"]["Status"] for one in project.containers()}
     assert states == dict.fromkeys(SERVICES, "healthy")
