@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from lab.errors import COULD_NOT_MEASURE
@@ -210,8 +211,20 @@ def test_the_bench_profile_leaves_a_report(project: Project) -> None:
     printed = project.compose(*bench, "--rounds", "1", "--duration", "2", "--rate", "5", check=False)
     reports = list((project.folder / "runs").glob("*/report.html"))
     assert len(reports) == 1, printed
-    summary = json.loads((reports[0].parent / "summary.json").read_text())
-    assert {block["contender"] for block in summary["blocks"]} == {"inline", "celery"}, printed
+    run = reports[0].parent
+    blocks = [block for block in json.loads((run / "run.json").read_text())["blocks"] if block["repeat_of"] is None]
+    assert {block["contender"]: block["state"] for block in blocks} == dict.fromkeys(["inline", "celery"], "finished")
+    assert [why for block in blocks for why in block["why"] if "unexplained" in why] == []
+    for block in blocks:
+        fates = fates_of_acknowledged(run / block["folder"])
+        assert fates["done"] > 0, printed
+        assert fates == {"done": fates["done"]}, printed
+
+
+def fates_of_acknowledged(block: Path) -> dict[str, int]:
+    """Return what became of the tasks of a block's acknowledged requests; a block without requests has none."""
+    query = "SELECT fate, count(*) FROM read_parquet($tasks) WHERE request_outcome = 'acknowledged' GROUP BY 1"
+    return dict(duckdb.execute(query, {"tasks": str(block / "tasks.parquet")}).fetchall())
 
 
 def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished(project: Project) -> None:
