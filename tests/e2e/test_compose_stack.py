@@ -18,19 +18,7 @@ from lab.errors import COULD_NOT_MEASURE
 from tests.e2e.containers import copy_tracked_files
 from tests.support import until
 
-pytestmark = [pytest.mark.compose_stack, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> None:
-    try:
-        found = subprocess.run(["docker", "version"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        found = False
-    if not found and os.environ.get("CI") == "true":
-        pytest.fail("no container engine on this machine")
-    if not found:
-        pytest.skip("no container engine on this machine")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("engine"), pytest.mark.timeout(400)]
 
 
 def command(*arguments: str, out: Path) -> list[str]:
