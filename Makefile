@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: env compare quick up doctor test test-e2e test-compose-stack lint format lock clean
+.PHONY: env compare quick up doctor test test-e2e lint format lock clean
 
 compare: $(READY) ## measure latency, throughput and failure of the contenders; ARGS="--help" shows the options
 	$(BIN)/lab compare $(ARGS)
@@ -20,13 +20,10 @@ doctor: $(READY) ## say whether this machine can be trusted to measure
 
 test: $(READY) ## every test that needs no container engine and no browser
 	$(BIN)/pytest -m alone $(ARGS)
-	$(BIN)/pytest -m "not alone and not e2e and not compose_stack" --numprocesses 3 --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "not alone and not e2e" --numprocesses 3 --dist worksteal $(ARGS)
 
 test-e2e: $(READY) ## the tests that need a browser or a container engine
 	$(BIN)/pytest -m e2e $(ARGS)
-
-test-compose-stack: $(READY) ## the tests of --stack compose: six minutes on a quiet machine with a container engine
-	$(BIN)/pytest -m compose_stack $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

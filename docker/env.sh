@@ -1,17 +1,17 @@
-# Write .env beside docker-compose.yml: passwords drawn here, and who may write ./runs. Never overwrites.
+# Write .env beside docker-compose.yml: passwords drawn here, never overwritten; and ./runs, which the containers may write.
 set -eu
+uid=$(id -u) gid=$(id -g)
+[ -d runs ] || mkdir -m 755 runs
+if [ "$uid" = 0 ]; then # no container runs as root, so root's ./runs goes to the image's user
+  uid=1000 gid=1000
+  [ ! -O runs ] || chown "$uid:$gid" runs
+fi
 if [ -e .env ]; then
   echo ".env is there already and stays as it is."
   exit 0
 fi
 umask 077
 password() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
-uid=$(id -u) gid=$(id -g)
-[ -d runs ] || { mkdir runs && chmod 755 runs; }
-if [ "$uid" = 0 ]; then # no container runs as root, so root's ./runs goes to the image's user
-  uid=1000 gid=1000
-  chown "$uid:$gid" runs
-fi
 new=.env.$$
 trap 'rm -f "$new"' EXIT
 cat > "$new" <<SETTINGS

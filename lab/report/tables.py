@@ -269,7 +269,7 @@ def environment(run: RunRecord) -> Table:
         ("started", f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("commit", run.git_commit),
         ("CPU", f"{env.cpu}, {env.cores} cores, usable: {_list(env.affinity)}"),
-        ("contender's cores", _list(env.placement.contender)),
+        ("contender's cores", words.NOT_KNOWN if plan.stack == "running" else _list(env.placement.contender)),
         ("generator's cores", f"{_list(env.placement.generator)}{'' if env.placement.pinned else ' (not pinned)'}"),
         ("memory", f"{env.memory_bytes / 2**30:.1f} GiB"),
         ("system", env.os),

@@ -11,6 +11,7 @@ from lab.rundir import GRACE_S, BlockRecord, Plan, RunRecord
 NONE = "–"
 BEYOND_HORIZON = "> horizon"
 NOT_BACK = "never"
+NOT_KNOWN = "not known: the lab did not start the contenders"
 
 HOW_TO_READ = [
     "Requests arrive at times that were drawn beforehand and do not wait for answers (open loop). Response time counts "
@@ -186,26 +187,28 @@ def _named(blocks: list[BlockRecord]) -> str:
 
 
 def _machine(run: RunRecord) -> list[str]:
-    found = []
-    placement = run.environment.placement
-    if run.plan.stack == "running":
-        found.append(
-            "The lab did not start the contenders: it does not know on which CPUs they run, nor what else runs there, "
-            "and no block began with a fresh one."
-        )
-    else:
-        found += _pinning(run)
-    if len(placement.contender) == 1:
-        found.append(
-            "Each contender had one core: Celery's use of more cores, which BackgroundTasks cannot make, cannot show "
-            "here."
-        )
+    found = _not_started() if run.plan.stack == "running" else [*_pinning(run), *_cores(run)]
     if unknown := [contender.name for contender in run.plan.contenders if not contender.journal]:
         found.append(
             f"Of {' and '.join(unknown)} there is no journal: what became of the tasks is not known, only what the "
             "client sees."
         )
     return found
+
+
+def _not_started() -> list[str]:
+    return [
+        "The lab did not start the contenders: it does not know on which CPUs they run, nor what else runs there, "
+        "and no block began with a fresh one."
+    ]
+
+
+def _cores(run: RunRecord) -> list[str]:
+    if len(run.environment.placement.contender) > 1:
+        return []
+    return [
+        "Each contender had one core: Celery's use of more cores, which BackgroundTasks cannot make, cannot show here."
+    ]
 
 
 def _blocks(run: RunRecord) -> list[str]:

@@ -20,7 +20,15 @@ from lab.rundir import ContenderRecord, Placement
 from lab.stacks import engine, servers
 from lab.stacks.containers import Containers
 from lab.stacks.local import GENERATOR, STOP_GRACE_S, LocalStack
-from lab.stacks.override import as_yaml, contender_override, make_folder, services_of, shared_override
+from lab.stacks.override import (
+    API_TO_BROKER,
+    WORKER_TO_BROKER,
+    as_yaml,
+    contender_override,
+    make_folder,
+    services_of,
+    shared_override,
+)
 from lab.stacks.supervisor import StackError, Supervisor
 
 T = TypeVar("T")
@@ -76,7 +84,7 @@ class ComposeTestbed:
 
     def _get_images(self) -> None:
         try:
-            self.project.compose("build", "--quiet", "inline", within_s=engine.BUILD_WITHIN_S)
+            self.project.compose("build", "--quiet", "mail", within_s=engine.BUILD_WITHIN_S)
         except StackError as error:
             raise StackError(f"The image of the apps could not be built. {error}") from error
         for name, image in IMAGES.items():
@@ -360,7 +368,8 @@ class ComposeStack(LocalStack):
         return self._watch().all[name].id
 
     def _network(self, name: str) -> str:
-        return f"{self.testbed.project.name}_{'api' if name == self.api else 'worker'}-broker"
+        network = API_TO_BROKER if name == self.api else WORKER_TO_BROKER
+        return f"{self.testbed.project.name}_{network}"
 
     def _watch(self) -> Containers:
         if self.watch is None:

@@ -17,6 +17,10 @@ from lab.errors import UsageError
 from lab.rundir import ContenderRecord, Placement
 
 PORT = 8000
+# After "default" in the alphabet: the engine publishes ports through the first of a container's networks, and cutting
+# that one would cut the load generator off as well.
+API_TO_BROKER = "link-api-to-broker"
+WORKER_TO_BROKER = "link-worker-to-broker"
 
 Override = dict[str, Any]
 
@@ -67,16 +71,17 @@ def contender_override(
     services[api]["ports"] = [f"127.0.0.1:{ports[api]}:{PORT}"]
     if others:
         worker, broker = others
-        services[api]["networks"] = ["default", "api-broker"]
-        services[worker]["networks"] = ["default", "worker-broker"]
+        services[api]["networks"] = ["default", API_TO_BROKER]
+        services[worker]["networks"] = ["default", WORKER_TO_BROKER]
         services[broker] = {
-            "networks": ["api-broker", "worker-broker"],
+            "networks": [API_TO_BROKER, WORKER_TO_BROKER],
+            "volumes": ["/data"],  # of this container alone: that of the file's own would outlive the block
             "ports": [f"127.0.0.1:{ports[broker]}:6379"],
             "healthcheck": {"disable": True},
         }
     for service in services.values():
         service |= cpuset(placement.contender, placement)
-    return {"services": services, "networks": {"api-broker": {}, "worker-broker": {}} if others else {}}
+    return {"services": services, "networks": {API_TO_BROKER: {}, WORKER_TO_BROKER: {}} if others else {}}
 
 
 def shared_override(image: str, placement: Placement, mails: Path, port: int) -> Override:

@@ -1,6 +1,7 @@
 """A clean copy of the checkout, and what a container must be, asked of the engine and of its first process."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -55,9 +56,23 @@ def guards_missing(container: str) -> set[str]:
         "memory limit": host["Memory"] > 0,
         "CPU set": host["CpusetCpus"] != "",
         "log rotation": "max-size" in host["LogConfig"]["Config"],
-        "health check": "Healthcheck" in said["Config"],
+        "health check": said["Config"].get("Healthcheck", {}).get("Test", ["NONE"]) != ["NONE"],
     }
     return {guard for guard, is_there in held.items() if not is_there}
+
+
+def passwords_of(container: str) -> set[str]:
+    """Return the passwords that a container has in its environment, those in addresses as well."""
+    settings = "\n".join(inspected(container)["Config"]["Env"])
+    found = re.findall(r"^(?:\w+_PASSWORD|REDISCLI_AUTH)=(.+)$|://\w*:(\w+)@", settings, re.MULTILINE)
+    return {password for either in found for password in either if password}
+
+
+def files_with(secrets: Iterable[str], folder: Path) -> list[Path]:
+    """Return which files below a folder have one of the secrets in them."""
+    wanted = [secret.encode() for secret in secrets]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [file for file in files if any(secret in file.read_bytes() for secret in wanted)]
 
 
 def image_leaks(image: str, secrets: Iterable[str]) -> bool:

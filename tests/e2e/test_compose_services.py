@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from lab.errors import COULD_NOT_MEASURE
@@ -113,17 +114,35 @@ def project(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_make_env_draws_passwords_for_the_owner_alone_and_keeps_those_there_are(project: Project) -> None:
+    """And makes ./runs in either case: the engine would make it root's."""
     before = project.env.read_text()
     assert stat.S_IMODE(project.env.stat().st_mode) == 0o600
     assert all(len(password) >= 32 for password in project.passwords().values())
     assert len(set(project.passwords().values())) == 2
+    runs = project.folder / "runs"
+    owner = runs.stat().st_uid
+    runs.rmdir()
     subprocess.run(["make", "env"], cwd=project.folder, check=True)
     assert project.env.read_text() == before
+    assert runs.stat().st_uid == owner > 0
 
 
 def test_without_passwords_compose_says_what_to_do(project: Project, tmp_path: Path) -> None:
     shutil.copy(project.folder / "docker-compose.yml", tmp_path)
     assert "run make env first" in docker("compose", "--project-directory", str(tmp_path), "config", check=False)
+
+
+def test_whichever_service_is_asked_for_the_image_is_built_and_once(project: Project) -> None:
+    """One service builds it, without which no other that runs it starts."""
+    services = json.loads(project.compose("--profile", "*", "config", "--format", "json"))["services"]
+    (builder,) = (name for name, service in services.items() if "build" in service)
+    users = {name for name, service in services.items() if service["image"] == project.image}
+    assert len(users) > 5
+    assert {name for name in users if builder not in needed_by(name, services)} == set()
+
+
+def needed_by(name: str, services: dict[str, Any]) -> set[str]:
+    return {name}.union(*(needed_by(other, services) for other in services[name].get("depends_on", {})))
 
 
 def test_every_service_is_healthy(project: Project) -> None:
@@ -172,6 +191,14 @@ def test_redis_refuses_who_has_no_password(project: Project) -> None:
     assert "OK" in project.python("mail", ASK_REDIS, f"AUTH {password}\r\n")
 
 
+def test_redis_keeps_an_append_only_file_on_a_volume_of_the_project(project: Project) -> None:
+    assert project.compose("exec", "-T", "redis", "redis-cli", "config", "get", "appendonly").split()[-1] == "yes"
+    (redis,) = (one for one in project.containers() if project.service_of(one) == "redis")
+    volumes = {mount["Destination"]: mount["Name"] for mount in inspected(redis)["Mounts"]}
+    assert volumes == {"/data": f"{project.name}_redis-data"}
+    assert "appendonlydir" in project.compose("exec", "-T", "redis", "ls", "/data")
+
+
 def test_postgres_refuses_who_has_no_password(project: Project) -> None:
     password = project.passwords()["POSTGRES_PASSWORD"]
     assert "refused" in project.python("mail", ASK_POSTGRES, "postgresql://postgres@postgres/celery")
@@ -184,8 +211,20 @@ def test_the_bench_profile_leaves_a_report(project: Project) -> None:
     printed = project.compose(*bench, "--rounds", "1", "--duration", "2", "--rate", "5", check=False)
     reports = list((project.folder / "runs").glob("*/report.html"))
     assert len(reports) == 1, printed
-    summary = json.loads((reports[0].parent / "summary.json").read_text())
-    assert {block["contender"] for block in summary["blocks"]} == {"inline", "celery"}, printed
+    run = reports[0].parent
+    blocks = [block for block in json.loads((run / "run.json").read_text())["blocks"] if block["repeat_of"] is None]
+    assert {block["contender"]: block["state"] for block in blocks} == dict.fromkeys(["inline", "celery"], "finished")
+    assert [why for block in blocks for why in block["why"] if "unexplained" in why] == []
+    for block in blocks:
+        fates = fates_of_acknowledged(run / block["folder"])
+        assert fates["done"] > 0, printed
+        assert fates == {"done": fates["done"]}, printed
+
+
+def fates_of_acknowledged(block: Path) -> dict[str, int]:
+    """Return what became of the tasks of a block's acknowledged requests; a block without requests has none."""
+    query = "SELECT fate, count(*) FROM read_parquet($tasks) WHERE request_outcome = 'acknowledged' GROUP BY 1"
+    return dict(duckdb.execute(query, {"tasks": str(block / "tasks.parquet")}).fetchall())
 
 
 def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished(project: Project) -> None:

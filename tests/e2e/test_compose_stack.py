@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,10 @@ import pytest
 
 from lab.environment import PROJECT
 from lab.errors import COULD_NOT_MEASURE
-from tests.e2e.containers import copy_tracked_files
+from tests.e2e.containers import copy_tracked_files, docker, files_with, guards_missing, inspected, passwords_of
 from tests.support import until
 
-pytestmark = [pytest.mark.compose_stack, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> None:
-    try:
-        found = subprocess.run(["docker", "version"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        found = False
-    if not found and os.environ.get("CI") == "true":
-        pytest.fail("no container engine on this machine")
-    if not found:
-        pytest.skip("no container engine on this machine")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("engine"), pytest.mark.timeout(400)]
 
 
 def command(*arguments: str, out: Path) -> list[str]:
@@ -38,12 +26,18 @@ def command(*arguments: str, out: Path) -> list[str]:
 
 
 def lab(
-    *arguments: str, out: Path, checkout: Path = PROJECT
+    *arguments: str, out: Path, checkout: Path = PROJECT, meanwhile: Callable[[], None] = lambda: None
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run the lab to its end; return what it said, and its run.json."""
-    done = subprocess.run(command(*arguments, out=out), capture_output=True, text=True, cwd=checkout, timeout=400)
+    """Run the lab to its end, and do something meanwhile; return what it said, and its run.json."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command(*arguments, out=out), cwd=checkout, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            meanwhile()
+            said = process.communicate(timeout=400)
+        finally:
+            process.kill()
     (run,) = out.glob("*/run.json")
-    return done, json.loads(run.read_text())
+    return subprocess.CompletedProcess(process.args, process.returncode, *said), json.loads(run.read_text())
 
 
 def projects() -> set[str]:
@@ -54,16 +48,51 @@ def projects() -> set[str]:
     return set(re.findall(r"com\.docker\.compose\.project=(lab-run-\w+)", text))
 
 
+def project_of(out: Path) -> str:
+    """Return the compose project of the run below this folder, where its override is; others may run beside it."""
+    label = '{{.Label "com.docker.compose.project"}} {{.Label "com.docker.compose.project.config_files"}}'
+    listed = docker("ps", "-a", "--format", label).splitlines()
+    (project,) = {line.partition(" ")[0] for line in listed if f"{out}/" in line}
+    return project
+
+
+def containers(project: str) -> dict[str, str]:
+    """Return the ids of a project's running containers, by service."""
+    label = '{{.Label "com.docker.compose.service"}}={{.ID}}'
+    listed = docker("ps", "--filter", f"label=com.docker.compose.project={project}", "--format", label)
+    return dict(line.split("=") for line in listed.split())
+
+
+def until_loaded(out: Path) -> dict[str, str]:
+    """Wait until the first block has its load; return its containers, and those that all blocks share."""
+    assert until(lambda: list(out.glob("*/blocks/*/requests.jsonl")), 120), "the load did not begin"
+    return containers(project_of(out))
+
+
+def assert_shut_in(running: dict[str, str]) -> None:
+    """Only the health check is off, which would take CPU time from the contender."""
+    assert {service: guards_missing(one) for service, one in running.items()} == {
+        service: {"health check"} for service in running
+    }
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     before = projects()
     yield
-    assert until(lambda: projects() <= before, 30)
+    assert until(lambda: projects() <= before, 60)
 
 
 def fates(folder: Path) -> dict[str, int]:
     tasks = {"tasks": str(folder / "tasks.parquet")}
     return dict(duckdb.execute("SELECT fate, count(*) FROM read_parquet($tasks) GROUP BY 1", tasks).fetchall())
+
+
+def bystanders(folder: Path) -> dict[str, int]:
+    """Return how many of the requests to /ping/*, which need no broker, ended how."""
+    requests = {"requests": str(folder / "requests.parquet")}
+    query = "SELECT outcome, count(*) FROM read_parquet($requests) WHERE route LIKE '% /ping/%' GROUP BY 1"
+    return dict(duckdb.execute(query, requests).fetchall())
 
 
 def unexplained(run: dict[str, Any]) -> list[str]:
@@ -85,15 +114,20 @@ def test_a_round_and_a_worker_kill_are_measured_and_accounted_for(tmp_path: Path
     assert "sha256:" in servers["image app"]
     assert "sha256:" in servers["image redis"]
     assert servers["limits of inline"].endswith("1536 MiB of memory")
-    assert "POSTGRES_PASSWORD" not in json.dumps(run)
     (log,) = tmp_path.glob("*/supervisor/compose/postgres.log")
     assert "database system is ready to accept connections" in log.read_text()
 
 
-def test_faults_of_containers_happen(tmp_path: Path) -> None:
+def test_faults_of_containers_happen_and_no_password_is_left(tmp_path: Path) -> None:
     names = ["memory-limit", "cut-worker-broker", "cut-api-broker", "broker-pause"]
     asked = [part for name in names for part in ("--fault", name)]
-    done, run = lab("faults", "--contender", "celery", "--duration", "4", *asked, out=tmp_path)
+    passwords: set[str] = set()
+
+    def read_passwords() -> None:
+        passwords.update(*(passwords_of(one) for one in until_loaded(tmp_path).values()))
+
+    options = ["--contender", "celery", "--duration", "4", *asked]
+    done, run = lab("faults", *options, out=tmp_path, meanwhile=read_passwords)
     planned = [block for block in run["blocks"] if block["repeat_of"] is None]
     assert {block["fault"] for block in planned} == set(names)
     for block in planned:
@@ -101,7 +135,12 @@ def test_faults_of_containers_happen(tmp_path: Path) -> None:
         injected = json.loads((next(tmp_path.glob("*")) / block["folder"] / "faults.json").read_text())
         assert injected
         assert all(one["confirmed"] and one["healed_ns"] for one in injected), block["fault"]
+        if block["fault"] == "cut-api-broker":
+            assert bystanders(next(tmp_path.glob("*")) / block["folder"]).keys() == {"acknowledged"}
     assert unexplained(run) == []
+    assert len(passwords) == 2
+    assert files_with(passwords, tmp_path) == []
+    assert "compose.yml" in {file.name for file in files_with(["POSTGRES_PASSWORD"], tmp_path)}, "nothing was searched"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
@@ -109,16 +148,24 @@ def test_nothing_is_left_when_the_lab_is_interrupted(tmp_path: Path, signum: int
     arguments = command("compare", "--rounds", "1", "--duration", "60", "--contender", "celery", out=tmp_path)
     with subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
-            assert until(lambda: list(tmp_path.glob("*/blocks/*/requests.jsonl")), 120), "the load did not begin"
-            assert projects()
+            running = until_loaded(tmp_path)
+            assert set(running) == {"celery", "worker", "redis", "postgres", "mail"}
+            assert_shut_in(running)
+            assert_redis_is_fresh_and_durable(running["redis"])
             process.send_signal(signum)
             process.wait(60)
         finally:
             process.kill()
     assert process.returncode == (COULD_NOT_MEASURE if signum == signal.SIGINT else -signal.SIGKILL)
-    assert until(lambda: not projects(), 60)
     (run,) = tmp_path.glob("*/run.json")
     assert json.loads(run.read_text())["blocks"][0]["state"] == "planned"
+
+
+def assert_redis_is_fresh_and_durable(redis: str) -> None:
+    """It has an append-only file, on a volume that no other container had."""
+    assert docker("exec", redis, "redis-cli", "config", "get", "appendonly").split()[-1] == "yes"
+    (volume,) = (mount["Name"] for mount in inspected(redis)["Mounts"])
+    assert re.fullmatch("[0-9a-f]{64}", volume)
 
 
 def test_containers_that_somebody_removes_are_told_of(tmp_path: Path) -> None:
@@ -131,9 +178,8 @@ def test_containers_that_somebody_removes_are_told_of(tmp_path: Path) -> None:
         text=True,
     ) as process:
         try:
-            assert until(lambda: list(tmp_path.glob("*/blocks/*/requests.jsonl")), 120), "the load did not begin"
-            for project in projects():
-                subprocess.run(["docker", "compose", "-p", project, "down", "-t", "1"], capture_output=True, check=True)
+            assert_shut_in(until_loaded(tmp_path))
+            docker("compose", "-p", project_of(tmp_path), "down", "-t", "1")
             said, _ = process.communicate(timeout=120)
         finally:
             process.kill()

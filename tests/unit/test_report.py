@@ -401,6 +401,22 @@ def test_limits_of_the_machine_stand_above_the_numbers(summary: Summary, tmp_pat
     assert "calibrated" not in limitations
 
 
+def test_of_contenders_that_ran_already_no_cores_are_told(tmp_path: Path) -> None:
+    """On one core each where the lab had started them, as the table and the limitations then say."""
+    run = empty_run(plan(["inline"], rounds=1), cpus=1)
+    assert cores(run) == "0"
+    assert any("one core" in limitation for limitation in words.limitations(run, None))
+    run.plan.stack = "running"
+    assert cores(run) == "not known: the lab did not start the contenders"
+    limitations = " ".join(words.limitations(run, None))
+    assert "one core" not in limitations
+    assert "does not know on which CPUs they run" in limitations
+
+
+def cores(run: RunRecord) -> str:
+    return {row[0]: row[1] for row in tables.environment(run).rows}["contender's cores"]
+
+
 def test_the_page_is_whole_and_escapes_what_it_shows(tmp_path: Path) -> None:
     """One file, no request to anywhere, no markup from a name."""
     run = empty_run(plan(["inline"], rounds=1))
