@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from celery import Celery, signals
+from celery.concurrency.thread import TaskPool as Threads
 
 from celery_app import coroutines
 from workload import process
@@ -26,11 +27,18 @@ def _start_worker(**_signal: Any) -> None:
     process.prepare("celery-worker")
 
 
+@signals.celeryd_after_setup.connect
+def _start_threads(instance: Any, **_signal: Any) -> None:
+    """Prepare the slots of a pool of threads; those of other pools are prepared in their own process."""
+    if issubclass(instance.pool_cls, Threads):
+        coroutines.open_loops(instance.concurrency)
+
+
 @signals.worker_process_init.connect
 def _start_child(**_signal: Any) -> None:
-    """Prepare a prefork child, which has a journal, an event loop and a database connection of its own."""
+    """Prepare a prefork child, or the one slot of solo: journal, event loop and database connection of its own."""
     process.prepare("celery-worker")
-    coroutines.open_here()
+    coroutines.open_loops(1)
 
 
 @signals.worker_process_shutdown.connect

@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import Lifespan
 
-from webapi import refusals
+from webapi import documented, refusals
 from webapi.body_limit import BodyLimit
 from webapi.request_id import RequestIds
 from webapi.uploads import MAX_FILE_BYTES
@@ -26,6 +26,7 @@ def create_app(title: str, router: APIRouter, lifespan: Lifespan[FastAPI]) -> Fa
         title=title,
         version="1",
         lifespan=lifespan,
+        responses=documented.EVERYWHERE,
         # A redirect would be an answer that no route announces.
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,

@@ -9,7 +9,6 @@ Responses = dict[int | str, dict[str, Any]]
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
 _UNPARSABLE: Responses = {400: {"model": Refusal, "description": "The body cannot be parsed."}}
-_TOO_LARGE: Responses = {413: {"model": Refusal, "description": "The body is too large; it was not read to its end."}}
 _FORBIDDEN: Responses = {403: {"model": Refusal, "description": "Not allowed on this server."}}
 _NOT_FOUND: Responses = {404: {"model": Refusal, "description": "There is no such thing."}}
 _BAD_KIND: Responses = {415: {"model": Refusal, "description": "Not a kind of document that can be read."}}
@@ -28,7 +27,10 @@ _UNKNOWN: Responses = {
     }
 }
 
-WORK: Responses = _UNPARSABLE | _TOO_LARGE | _AWAY | _UNKNOWN
+EVERYWHERE: Responses = {413: {"model": Refusal, "description": "The body is too large; it was not read to its end."}}
+"""Any endpoint, also one that takes no body: what declares too large a one is not read."""
+
+WORK: Responses = _UNPARSABLE | _AWAY | _UNKNOWN
 """An endpoint that hands over work."""
 
 UPLOAD: Responses = WORK | _BAD_KIND

@@ -20,9 +20,13 @@ COMMON_WORDS = ("的", "是", "？", "什么", "哪里", "多少")
 Vectors = npt.NDArray[np.float32]
 
 
+def load() -> None:
+    """Load the model, once per process (forked children share it): 0.3–0.6 s, 120 MB; the first `embed` would else."""
+    _common()
+
+
 @cache
-def load() -> Any:
-    """Return the model, loaded once per process (and shared with its forked children): 0.3–0.6 s, 120 MB."""
+def _model() -> Any:
     # The tokenizer's own threads do not survive a fork, and would take CPUs that a contender was not given.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import wordllama
@@ -40,7 +44,7 @@ def embed(texts: Sequence[str]) -> Vectors:
 
 
 def _means(texts: Sequence[str]) -> Vectors:
-    means: Vectors = load().embed(list(texts), batch_size=BATCH)
+    means: Vectors = _model().embed(list(texts), batch_size=BATCH)
     return means
 
 

@@ -5,6 +5,7 @@ run as a program, a short-lived child with resource limits: PDFium unpacks 3 GB 
 150 times its source. PDFium is not thread-safe either; a process of its own needs no lock.
 """
 
+import codecs
 import ctypes
 import io
 import re
@@ -44,6 +45,16 @@ PR_SET_PDEATHSIG = 1
 
 class DocumentError(Exception):
     """A document cannot be made searchable; the message is a reason that its user understands."""
+
+
+def load() -> None:
+    """Import what `extract` reads with in this process; a child imports only what its kind needs."""
+    import docx  # noqa: F401
+    import selectolax.lexbor  # noqa: F401
+
+    _decode_by_detection("长城".encode("gb18030"))  # which tries the encodings, and so imports them
+    for encoding in ("cp437", "utf-8-sig"):  # of zipfile, and of looking for tags
+        codecs.lookup(encoding)
 
 
 def extract(path: Path, kind: Kind) -> str:

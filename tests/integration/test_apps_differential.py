@@ -19,8 +19,12 @@ from hypothesis import strategies as st
 from lab.stacks import servers
 from lab.stacks.servers import Postgres, Redis
 from lab.stacks.supervisor import Supervisor
+from loadtests import make_documents
+from loadtests.make_documents import Sample
 from tests.apps import NAMES, App, read_lines, running, task_ids_of
 from tests.support import until
+from webapi.app import MAX_JSON_BYTES
+from webapi.uploads import MAX_FILE_BYTES
 
 EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "25"))
 DATABASE = 8  # of the session's Redis
@@ -58,16 +62,37 @@ user = st.sampled_from(["ann", "bob", "\u5f20/x"])
 topic = st.sampled_from(
     ["The ferry to the island sails at nine in the morning.", "Bread needs flour, water, salt and time.", "长城很长。"]
 )
+
+
+class TooLarge(bytes):
+    """A body over its limit, which the report of a failing sequence need not print."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 KINDS: list[Callable[[str, UUID], bytes]] = [
     lambda words, mark: f"{words} {mark}".encode(),
     lambda words, mark: f"<html><body><p>{words}</p><p>{mark}</p></body></html>".encode(),
     lambda words, mark: f"# {mark}\n\n{words}\n".encode("utf-16"),
+    lambda words, mark: make_documents.pdf(sample(words, mark)),
+    lambda words, mark: make_documents.docx(sample(words, mark)),
     lambda words, mark: b"%PDF-1.7 " + f"{words} {mark}".encode(),
     lambda words, mark: b"PK\x03\x04" + f"{words} {mark}".encode(),
     lambda _words, _mark: b"\x7fELF\x00\x01\x02",
     lambda _words, _mark: b"",
 ]
+TOO_LARGE: list[Request] = [
+    ("POST", "/action", {"content": TooLarge(MAX_JSON_BYTES + 1)}),
+    ("POST", "/upload", {"files": {"file": ("a.txt", TooLarge(b"a" * (MAX_FILE_BYTES + 1)))}}),
+    ("GET", "/ping/loop", {"content": TooLarge(MAX_JSON_BYTES + 1)}),
+]
 names = st.sampled_from(["notes.txt", "../../etc/passwd", "\u62a5\u544a.pdf", 'quo"te', ""])
+
+
+def sample(words: str, mark: UUID) -> Sample:
+    """Return what a real document is made of; its font has to have the words' characters."""
+    return Sample("en" if words.isascii() else "zh", str(mark), (words,))
 
 
 def posted(path: str, body: Any) -> Request:
@@ -92,7 +117,8 @@ work = st.one_of(
         ),
     ),
     post("/multi-tasks", st.fixed_dictionaries({}, optional={"fail_step": st.integers(0, 4) | st.none()})),
-    post("/async-task", st.fixed_dictionaries({"name": message}, optional={"seconds": seconds})),
+    # Always with seconds: that both have the same default (2 s of waiting) is in their OpenAPI documents.
+    post("/async-task", st.fixed_dictionaries({"name": message, "seconds": seconds})),
     post("/chat", st.fixed_dictionaries({"user_id": user, "message": topic | text})),
     post(
         "/probe",
@@ -109,6 +135,7 @@ asking: st.SearchStrategy[Request] = st.one_of(
     user.map(lambda who: ("GET", f"/conversations/{who}", {})),
     st.sampled_from(["/ping/loop", "/ping/thread", "/documents/x", "/nowhere"]).map(lambda path: ("GET", path, {})),
     st.sampled_from(["/action", "/upload"]).map(lambda path: ("POST", path, {"content": b"{"})),
+    st.sampled_from(TOO_LARGE),
 )
 request_id = st.uuids() | st.just(UUID(int=7)) | st.just("no uuid")
 sequences = st.lists(st.tuples(work | work | asking, request_id), min_size=1, max_size=8)
@@ -205,6 +232,22 @@ def test_both_apps_do_the_same(pair: Pair, sequence: Sequence_) -> None:
     assert inline == celery
 
 
+WORDS = "Bread needs flour, water, salt and time."
+EVERY_BODY: Sequence_ = [
+    *((file_of(WORDS, kind, "a.pdf", UUID(int=number)), UUID(int=number)) for number, kind in enumerate(KINDS)),
+    *((request, UUID(int=99)) for request in TOO_LARGE),
+]
+PROCESSED: list[tuple[int, str | None]] = [(202, None), (200, "ready")]
+BROKEN: list[tuple[int, str | None]] = [(202, None), (200, "failed")]
+REFUSED: list[tuple[int, str | None]] = [(415, None), (415, None), (422, None), *[(413, None)] * len(TOO_LARGE)]
+
+
+def test_both_apps_take_every_kind_of_file_and_refuse_what_is_too_large(pair: Pair) -> None:
+    inline, celery = (played(app, EVERY_BODY) for app in pair)
+    assert inline.outcome() == celery.outcome()
+    assert [(status, body.get("status")) for status, body in inline.answers] == 5 * PROCESSED + BROKEN + REFUSED
+
+
 # --- the comparison can fail ------------------------------------------------------------------------------------------
 
 ONE_OF_EACH: Sequence_ = [
@@ -212,7 +255,7 @@ ONE_OF_EACH: Sequence_ = [
     (posted("/action", {"message": "two"}), UUID(int=2)),
     (posted("/register", {"email": "a@example.com", "username": "x"}), UUID(int=3)),
     (posted("/multi-tasks", {"fail_step": 3}), UUID(int=4)),
-    (file_of("Bread needs flour, water, salt and time.", KINDS[0], "a.txt", UUID(int=9)), UUID(int=5)),
+    (file_of(WORDS, KINDS[0], "a.txt", UUID(int=9)), UUID(int=5)),
     (posted("/chat", {"user_id": "u", "message": "What does bread need?"}), UUID(int=6)),
 ]
 

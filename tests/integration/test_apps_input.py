@@ -185,6 +185,15 @@ def test_a_declared_length_that_is_too_large_is_a_413_before_the_body_has_come(
     assert (status, list(body)) == (413, ["detail"])
 
 
+@pytest.mark.parametrize("path", ["/ping/loop", "/documents/x", "/health"])
+def test_a_body_that_nobody_asked_for_is_a_413_as_announced(app: App, path: str) -> None:
+    answer = app.client.request("GET", path, content=b"x" * (MAX_JSON_BYTES + 1))
+    assert (answer.status_code, answer.json()["detail"]) == (413, f"The body is larger than {MAX_JSON_BYTES} bytes.")
+    paths = app.client.get("/openapi.json").json()["paths"]
+    unannounced = [path for path, methods in paths.items() for one in methods.values() if "413" not in one["responses"]]
+    assert unannounced == []
+
+
 @pytest.mark.parametrize(("path", "limit"), [("/action", MAX_JSON_BYTES), ("/upload", MAX_FILE_BYTES)])
 def test_chunks_without_end_are_a_413_once_they_are_too_many(app: App, path: str, limit: int) -> None:
     """The client sends on until it is refused; the server must have read little more than the limit by then."""

@@ -64,12 +64,13 @@ def chat(app: App, count: int) -> list[str]:
 def test_every_pool_runs_coroutines_and_chains_and_ends_in_order(
     start: Start, postgres: Postgres, worker: tuple[str, ...]
 ) -> None:
-    """Each slot keeps one connection for all its coroutines, and says goodbye to PostgreSQL at the end."""
+    """Each slot has a connection before its first task, keeps it for all, and says goodbye to PostgreSQL at the end."""
     assert postgres.child is not None
     said_before = len(postgres.child.log.read_text())
     with start(worker) as app:
-        assert app.settle(chat(app, 40)) == [("log_conversation", "succeeded")] * 40
         slots = int(worker[-1]) if worker[-1].isdigit() else 1
+        assert len(connections(app)) == slots + 1 + 1, "the worker's, the API's first and this test's"
+        assert app.settle(chat(app, 40)) == [("log_conversation", "succeeded")] * 40
         assert len(connections(app)) <= slots + DATABASE_CONNECTIONS + 1
         ids = task_ids_of(app.client.post("/multi-tasks", json={"fail_step": 2}))
         assert app.settle(ids) == [("step", "succeeded"), ("step", "failed"), ("step", "skipped")]
@@ -91,14 +92,13 @@ def test_a_worker_that_says_no_goodbye_is_found_out(start: Start, supervisor: Su
         assert until(lambda: BROKEN_OFF in log.read_text()[said_before:])
 
 
-def test_children_are_ready_beforehand_and_one_that_is_killed_takes_only_its_task(
+def test_children_have_a_journal_beforehand_and_one_that_is_killed_takes_only_its_task(
     start: Start, supervisor: Supervisor
 ) -> None:
-    """Each prefork child has a journal and a connection before its first task; a crash leaves that task started."""
+    """Each prefork child has a journal before its first task; a crash leaves that task started."""
     with start(POOLS["prefork"], ALLOW_CRASH="1") as app:
         journals = (app.data_dir / "journal").glob("celery-worker-*.jsonl")
         assert len({journal.stem.split("-")[-2] for journal in journals}) == 1 + CHILDREN
-        assert len(connections(app)) >= CHILDREN
         worker = psutil.Process(supervisor.children[f"{app.service}-worker"].pid)
         (crashed,) = task_ids_of(app.client.post("/probe", json={"work": "crash", "seconds": 0}))
         assert until(lambda: any(e["task_id"] == crashed for e in app.events() if e["event"] == "started"))

@@ -1,6 +1,8 @@
 """From an uploaded file to a document that can be searched: once, twice, broken, and with PostgreSQL away."""
 
 import asyncio
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -280,6 +282,31 @@ def test_the_loop_goes_on_while_a_document_is_read(database: str, tmp_path: Path
         await close_store()
 
     asyncio.run(main())
+
+
+def test_the_first_document_loads_nothing(tmp_path: Path) -> None:
+    """What is slow to load is there beforehand: no kind of document imports anything, nor is a model loaded."""
+    program = """
+import json, sys
+from pathlib import Path
+from workload import embeddings, documents
+from workload.process import prepare
+
+prepare("test")
+before, loaded = set(sys.modules), embeddings._common.cache_info().misses
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    documents._read(path)
+print(json.dumps([sorted(set(sys.modules) - before), loaded, embeddings._common.cache_info().misses]))
+"""
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    for name, content in SAMPLES.items():
+        (samples / name).write_bytes(content)
+    command = [sys.executable, "-c", program, str(samples)]
+    reader = subprocess.run(
+        command, env={**os.environ, "DATA_DIR": str(tmp_path)}, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(reader.stdout) == [[], 1, 1]
 
 
 def test_reading_works_in_a_forked_child(tmp_path: Path) -> None:
