@@ -22,12 +22,12 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRu
 from locust.web import WebUI
 
 from loadtests.arrivals import NS_PER_S, gap_s, wait_until
-from loadtests.distributed import Inbox, Outbox
+from loadtests.distributed import Inbox, Outbox, share_of, tell_workers
 from loadtests.live import UNNAMED, Live
 from loadtests.options import COMMAND_LINE_ONLY, LoadOptions, add_arguments, check_mode, read_options
 from loadtests.plan import LEAD_NS, Plan
 from loadtests.recorder import Recorder, Sample
-from loadtests.run import LoadRun, permitted_to
+from loadtests.run import LoadRun, Share, permitted_to
 from loadtests.shared import Conductor, Part
 from loadtests.target import UsageError
 from loadtests.tasks import Tasks
@@ -98,7 +98,12 @@ class LoadSession:
             self._fail(error)
 
     def _begin_open_end(self, options: LoadOptions) -> None:
-        run = self._new_run(options, lead_ns=0)
+        runner, share = self._environment.runner, Share()
+        if isinstance(runner, MasterRunner):
+            tell_workers(self._environment, runner)
+        elif isinstance(runner, WorkerRunner):
+            share = share_of(self._environment, runner)
+        run = self._new_run(options, lead_ns=0, share=share)
         OneArrivalPerSecond.load, OneArrivalPerSecond.started = run, 0
         if self._live is not None:
             urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
@@ -106,7 +111,7 @@ class LoadSession:
         for box in (self._inbox, self._outbox):
             if box is not None:
                 box.begin()
-        if self._sends_bystanders():
+        if share.nth == 0 and not isinstance(runner, MasterRunner):  # of several workers, only the first
             run.accompany()
 
     def _begin_schedule(self, options: LoadOptions) -> None:
@@ -120,11 +125,11 @@ class LoadSession:
         else:
             self._player = gevent.spawn(self._play, self._new_run(options, LEAD_NS))
 
-    def _new_run(self, options: LoadOptions, lead_ns: int) -> LoadRun:
+    def _new_run(self, options: LoadOptions, lead_ns: int, share: Share | None = None) -> LoadRun:
         """Begin a run of this process alone."""
         plan = Plan(options, secrets.randbits(32) if options.seed is None else options.seed)
         recorder = Recorder(options.samples, self._fail)
-        self._run = LoadRun(plan, recorder, self._report)
+        self._run = LoadRun(plan, recorder, self._report, share)
         self._run.begin(time.monotonic_ns() + lead_ns)
         recorder.write_header(plan.header())
         return self._run
@@ -140,11 +145,6 @@ class LoadSession:
             self._outbox.send()
         if self._live is not None:
             self._live.stop()
-
-    def _sends_bystanders(self) -> bool:
-        """Say whether it is this process that does: of several workers, only the first."""
-        runner = self._environment.runner
-        return not isinstance(runner, MasterRunner) and getattr(runner, "worker_index", 0) <= 0
 
     def _rate(self) -> float | None:
         runner = self._environment.runner
