@@ -14,15 +14,30 @@ from locust.runners import STATE_MISSING, STATE_RUNNING, MasterRunner, WorkerRun
 from loadtests.live import Live
 from loadtests.plan import boot_id
 from loadtests.recorder import Sample
+from loadtests.run import Share
 
 log = logging.getLogger("loadtests")
 
 MESSAGE = "loadtests_samples"
 # Among the options that a master sends with the start: the number of the run, where it wants the samples.
 RUN = "samples_of_run"
+# And the ids of the workers that are there, in the order of their shares.
+WORKERS = "workers_at_start"
 SEND_EVERY_S = 0.5
 WATCH_EVERY_S = 0.25
 OTHER_CLOCK = "on another machine: left out"
+
+
+def tell_workers(environment: Environment, runner: MasterRunner) -> None:
+    """Let the workers of the run that is about to start know of each other."""
+    clients = runner.clients
+    there = [worker.id for worker in (*clients.ready, *clients.spawning, *clients.running)]
+    setattr(environment.parsed_options, WORKERS, there)
+
+
+def share_of(environment: Environment, runner: WorkerRunner) -> Share:
+    """Return a worker's share of a run without a schedule, as its master has told who is there."""
+    return Share.of_worker(runner.client_id, vars(environment.parsed_options)[WORKERS])
 
 
 class Outbox:

@@ -18,16 +18,16 @@ from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import CatchResponseError
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 from locust.web import WebUI
 
 from loadtests.arrivals import NS_PER_S, gap_s, wait_until
-from loadtests.distributed import Inbox, Outbox
+from loadtests.distributed import Inbox, Outbox, share_of, tell_workers
 from loadtests.live import UNNAMED, Live
 from loadtests.options import COMMAND_LINE_ONLY, LoadOptions, add_arguments, check_mode, read_options
 from loadtests.plan import LEAD_NS, Plan
 from loadtests.recorder import Recorder, Sample
-from loadtests.run import LoadRun, permitted_to
+from loadtests.run import LoadRun, Share, permitted_to
 from loadtests.shared import Conductor, Part
 from loadtests.target import UsageError
 from loadtests.tasks import Tasks
@@ -35,6 +35,9 @@ from loadtests.users import scenario
 from loadtests.webui import add_page
 
 log = logging.getLogger("loadtests")
+
+# All that Locust's form Edit sends, which changes a load that runs; the start form sends every option.
+EDITED = {"user_count", "spawn_rate"}
 
 
 class OneArrivalPerSecond(User):
@@ -95,7 +98,12 @@ class LoadSession:
             self._fail(error)
 
     def _begin_open_end(self, options: LoadOptions) -> None:
-        run = self._new_run(options, lead_ns=0)
+        runner, share = self._environment.runner, Share()
+        if isinstance(runner, MasterRunner):
+            tell_workers(self._environment, runner)
+        elif isinstance(runner, WorkerRunner):
+            share = share_of(self._environment, runner)
+        run = self._new_run(options, lead_ns=0, share=share)
         OneArrivalPerSecond.load, OneArrivalPerSecond.started = run, 0
         if self._live is not None:
             urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
@@ -103,7 +111,7 @@ class LoadSession:
         for box in (self._inbox, self._outbox):
             if box is not None:
                 box.begin()
-        if self._sends_bystanders():
+        if share.nth == 0 and not isinstance(runner, MasterRunner):  # of several workers, only the first
             run.accompany()
 
     def _begin_schedule(self, options: LoadOptions) -> None:
@@ -117,11 +125,11 @@ class LoadSession:
         else:
             self._player = gevent.spawn(self._play, self._new_run(options, LEAD_NS))
 
-    def _new_run(self, options: LoadOptions, lead_ns: int) -> LoadRun:
+    def _new_run(self, options: LoadOptions, lead_ns: int, share: Share | None = None) -> LoadRun:
         """Begin a run of this process alone."""
         plan = Plan(options, secrets.randbits(32) if options.seed is None else options.seed)
         recorder = Recorder(options.samples, self._fail)
-        self._run = LoadRun(plan, recorder, self._report)
+        self._run = LoadRun(plan, recorder, self._report, share)
         self._run.begin(time.monotonic_ns() + lead_ns)
         recorder.write_header(plan.header())
         return self._run
@@ -137,11 +145,6 @@ class LoadSession:
             self._outbox.send()
         if self._live is not None:
             self._live.stop()
-
-    def _sends_bystanders(self) -> bool:
-        """Say whether it is this process that does: of several workers, only the first."""
-        runner = self._environment.runner
-        return not isinstance(runner, MasterRunner) and getattr(runner, "worker_index", 0) <= 0
 
     def _rate(self) -> float | None:
         runner = self._environment.runner
@@ -208,8 +211,11 @@ def _check(values: dict[str, Any], host: str | None) -> LoadOptions:
     return options
 
 
-def _refuse_form(environment: Environment) -> Response | None:
-    """Answer the web UI's start form where a run cannot be made of it; otherwise Locust goes on."""
+def _refuse_form(environment: Environment, web_ui: WebUI) -> Response | None:
+    """Answer the web UI's start form where a run cannot be made of it; otherwise Locust goes on.
+
+    Locust itself would take a start for a change of the number of users where a load runs, and keep all its values.
+    """
     if not request.path.endswith("/swarm"):
         return None
     form = request.form.to_dict()
@@ -219,9 +225,21 @@ def _refuse_form(environment: Environment) -> Response | None:
         ):
             raise UsageError(f"--{foreign[0].replace('_', '-')} can be given on the command line only.")
         _check(vars(environment.parsed_options) | form, form.get("host", environment.host))
+        # Last, since nothing may yield between this and Locust's own beginning.
+        if not form.keys() <= EDITED and _is_loading(environment, web_ui):
+            raise UsageError("A load is running: stop it before you start another. Edit changes its number of users.")
     except (UsageError, OSError) as error:
         return jsonify({"success": False, "message": str(error), "host": environment.host})
     return None
+
+
+def _is_loading(environment: Environment, web_ui: WebUI) -> bool:
+    """Say whether a load runs, or begins: it does so in greenlets of its own, and its state is set later."""
+    runner = environment.runner
+    beginning = (web_ui._swarm_greenlet, getattr(runner, "spawning_greenlet", None))
+    if any(greenlet is not None and not greenlet.ready() for greenlet in beginning):
+        return True
+    return runner is not None and runner.state in (STATE_SPAWNING, STATE_RUNNING)
 
 
 def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
@@ -242,7 +260,7 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
         values["num_users"] = 0  # the schedule needs none
         values["only_summary"] = True  # printing the table every two seconds would hold the schedule up
     if web_ui is not None and web_ui.app is not None:
-        web_ui.app.before_request(lambda: _refuse_form(environment))
+        web_ui.app.before_request(lambda: _refuse_form(environment, web_ui))
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     live = Live(Tasks(options.contender_data)) if web_ui is not None else None

@@ -211,7 +211,10 @@ def add_arguments(parser: "LocustArgumentParser") -> None:
     parser.add_argument("--probe-work", choices=get_args(ProbeWork), default="io", help="scenario probe: the task")
     parser.add_argument("--probe-seconds", type=float, default=0.05, help="scenario probe: its length in seconds")
     parser.add_argument(
-        "--in-flight", type=int, default=1000, help="most requests under way at once; one more goes unsent"
+        "--in-flight",
+        type=int,
+        default=1000,
+        help="most requests under way at once to each contender, of all Locust workers together; one more goes unsent",
     )
     parser.add_argument(
         "--i-may-load",

@@ -30,6 +30,11 @@ class Share(NamedTuple):
     nth: int = 0
     of: int = 1
 
+    @classmethod
+    def of_worker(cls, worker: str, there: Sequence[str]) -> "Share":
+        """Return the share of one of the workers that are there; who came later is one more, and never the first."""
+        return cls(there.index(worker), len(there)) if worker in there else cls(len(there), len(there) + 1)
+
     def in_flight(self, cap: int) -> int:
         """Return the process's part of a cap; the parts of all of them add up to it, unless it is below ``of``."""
         return max(1, (cap + self.nth) // self.of)

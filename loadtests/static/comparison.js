@@ -7,7 +7,7 @@ const CHARTS = [
   ["Response time p50", "ms, from the intended time", [["p50_ms"]]],
   ["Response time p95", "ms; dashed: service time", [["p95_ms"], ["service_p95_ms", "second"]]],
   ["Response time p99", "ms, from the intended time", [["p99_ms"]]],
-  ["Goodput", "acknowledged per s", [["acknowledged_per_s"]]],
+  ["Acknowledged", "requests per s", [["acknowledged_per_s"]]],
   ["Failures", "per s; dashed: unsent", [["failed_per_s"], ["unsent_per_s", "second"]]],
   ["Bystanders p95", "ms; dashed: lateness p99", [["bystander_p95_ms"], ["lateness_p99_ms", "second"]]],
 ];

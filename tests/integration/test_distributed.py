@@ -29,9 +29,12 @@ class Distributed:
         web = ["--web-host", "127.0.0.1", "--web-port", str(self._web), "--scenario", "action"]
         contenders = [part for name, url in servers.items() for part in ("--contender-url", f"{name}={url}")]
         self._start("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, *web, *contenders)
-        self.workers = [
-            self._start("--worker", "--master-host", "127.0.0.1", "--master-port", port) for _ in range(WORKERS)
-        ]
+        self._port = port
+        self.workers = [self.add_worker() for _ in range(WORKERS)]
+
+    def add_worker(self) -> "subprocess.Popen[bytes]":
+        """Start one more worker."""
+        return self._start("--worker", "--master-host", "127.0.0.1", "--master-port", self._port)
 
     def _start(self, *options: str) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen([*LOCUST, *options], cwd=PROJECT, stdout=subprocess.DEVNULL)
@@ -51,9 +54,9 @@ class Distributed:
         """Return how the workers are."""
         return sorted(worker["state"] for worker in self.live().get("workers", {}).values())
 
-    def swarm(self, users: int) -> None:
+    def swarm(self, users: int, **options: object) -> None:
         """Start the load of both contenders, and wait until the figures are of this run."""
-        form = {"user_count": users, "spawn_rate": 100, "contender": "both"}
+        form = {"user_count": users, "spawn_rate": 100, "contender": "both", **options}
         self._ask("/swarm", urllib.parse.urlencode(form).encode())
         assert until(lambda: self.live()["state"] == "running", 20)
 
@@ -117,4 +120,18 @@ def test_a_killed_worker_is_shown_and_the_others_go_on(distributed: tuple[Distri
     assert all(worker["samples"] > 0 for worker in then["workers"].values())
     requests = then["contenders"]["one"]["total"]["requests"]
     assert until(lambda: locust.live()["contenders"]["one"]["total"]["requests"] > requests, 20)
+    locust.stop()
+
+
+def test_replaced_workers_send_bystanders(distributed: tuple[Distributed, Any]) -> None:
+    """Locust never gives the number of a worker that has left to another: not even 0."""
+    locust, (one, _) = distributed
+    for worker in locust.workers:
+        worker.terminate()
+        worker.wait(20)
+    for _ in range(2):
+        locust.add_worker()
+    assert until(lambda: locust.states().count("ready") == 2, 40), locust.states()
+    locust.swarm(users=12)
+    assert until(lambda: {"/ping/loop", "/ping/thread"} <= {request.path for request in one.received}, 20)
     locust.stop()
