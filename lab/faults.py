@@ -110,7 +110,7 @@ def deploy(grace_s: float = GRACE_S, outlasting_s: float = 0) -> Fault:
         f"SIGTERM to API and workers, SIGKILL after a grace period (by default {GRACE_S:g} s), new processes",
         lambda stack: [stack.api, *stack.workers],
         lambda stack, names, over: stack.replace(names, grace_s, over),
-        part_s=8 + min(grace_s, outlasting_s),
+        part_s=9 + min(grace_s, outlasting_s),
     )
 
 

@@ -22,8 +22,8 @@ from lab.stacks.stack import Stack, Testbed
 from lab.stacks.supervisor import Supervisor
 
 # What a block takes besides its load: start, drain, stop, ledger. Measured with `make compare` on two cores.
-BLOCK_OVERHEAD_S = 4.0
-FAULT_OVERHEAD_S = 7.0
+BLOCK_OVERHEAD_S = 3.5
+FAULT_OVERHEAD_S = 5.5
 # No void block is measured again where a run's blocks would then take longer than this, which is eight minutes with
 # servers and report; or, where it was planned to take longer, than a tenth more than was planned.
 REPEATS_WITHIN_S = 470.0

@@ -101,7 +101,7 @@ def test_a_deploy_gets_the_time_in_which_it_waits_for_tasks(scenario: str, grace
     """That is their own, and at most the grace period; other faults do not wait."""
     asked = plan(scenarios=[SCENARIOS[scenario]], faults=["api-kill", "deploy"], fault_duration_s=None, grace_s=grace_s)
     windows_s = {fault: fault_window_s(asked, fault, SCENARIOS[scenario]) for fault in asked.faults}
-    assert windows_s == {"api-kill": 2 + 4 * 3.5, "deploy": 2 + 4 * (8 + waits_s)}
+    assert windows_s == {"api-kill": 2 + 4 * 3.5, "deploy": 2 + 4 * (9 + waits_s)}
     blocks = [block for block in plan_blocks(asked) if block.fault]
     assert {block.fault: load_of(asked, block).duration_s for block in blocks} == windows_s
 

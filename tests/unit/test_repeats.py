@@ -72,9 +72,9 @@ def test_without_repeats_a_void_block_stays_the_only_one(tmp_path: Path) -> None
 def test_a_void_block_is_measured_again_only_while_there_is_time(
     tmp_path: Path, duration_s: float, elapsed_s: float, repeats: int
 ) -> None:
-    """With the repeat of the first of four blocks of 14 s another 56 s are to come: at most 470 s in all.
+    """With the repeat of the first of four blocks of 13.5 s another 54 s are to come: at most 470 s in all.
 
-    Of four blocks of 606 s another 2,424 s, and all may take 2,666 s: a tenth more than was planned.
+    Of four blocks of 605.5 s another 2,422 s, and all may take 2,664 s: a tenth more than was planned.
     """
     run = Spoilt(RunDir(tmp_path), [False] + [True] * 4, elapsed_s=elapsed_s, duration_s=duration_s)
     run.measure()
