@@ -123,7 +123,11 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
     link = LINK.format(base=base)
 
     def add_link(answer: Response) -> Response:
-        """Put the link on Locust's own page, whose tabs can hold tables but no charts."""
+        """Put the link on Locust's own page, by its HTML.
+
+        The documented way would be ``extended_tabs``: but those hold tables whose cells are text, no links, and are
+        not there before the first load.
+        """
         if request.endpoint == "locust.index" and answer.status_code == HTTPStatus.OK:
             answer.set_data(answer.get_data(as_text=True).replace("</body>", f"{link}</body>"))
         return answer
