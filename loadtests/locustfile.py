@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import gevent
+import psutil
 from flask import Response, jsonify, request
 from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
@@ -253,6 +254,9 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     except (UsageError, OSError) as error:
         if not (values["worker"] and values["processes"]):  # a forked worker has its master's options: once is enough
             print(error, file=sys.stderr)
+        if values["processes"] and not values["worker"]:
+            for forked in psutil.Process().children():  # which would wait for minutes for a master that is gone
+                forked.terminate()
         sys.exit(2)
     for name in ("requests", "samples"):  # a master sends the options to its workers: no Path among them
         values[name] = values[name] and str(values[name])
