@@ -222,7 +222,7 @@ def test_an_injection_is_cut_short_where_the_nemesis_leaves(shared: Servers, tmp
 
     with stack(shared, stub(tmp_path, on_term="SIG_IGN"), tmp_path) as running:
         hit = family(running, [running.api])
-        samples, _, _ = under_load(tmp_path, 0, 1)
+        samples, _, _ = under_load(tmp_path, -10, 600)
         with Nemesis(replace(patient, inject=inject_and_say_so), running, samples, seed=1, injections=1) as nemesis:
             assert begun.wait(10)
         (record,) = nemesis.records()
@@ -262,7 +262,7 @@ with Nemesis(fault, stack, Path(sys.argv[1]), seed=1, injections=1):
 @pytest.mark.timeout(60)
 def test_the_second_ctrl_c_does_not_wait_for_an_injection(tmp_path: Path) -> None:
     """The first one does, where an injection cannot be cut short."""
-    samples, _, _ = under_load(tmp_path, 0, 1)
+    samples, _, _ = under_load(tmp_path, -10, 600)
     command = [sys.executable, "-c", STUCK, str(samples)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as lab:
         try:
