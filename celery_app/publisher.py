@@ -70,7 +70,10 @@ class _Attempt:
         # Neither waiting for a producer nor getting one talks to the broker yet.
         with _producers.acquire(block=True) as producer:
             if self._begun.acquire(blocking=False):
-                self._signature.apply_async(producer=producer, retry=False)
+                # A chain would take a producer of Celery's own, without our bounds: its first task is sent here, with
+                # the others in the message, last first, as the task protocol has it.
+                first, *later = getattr(self._signature, "tasks", [self._signature])
+                first.apply_async(producer=producer, retry=False, chain=later[::-1] or None)
 
     def prevent(self) -> bool:
         """Return whether the attempt had not begun; then it never will."""

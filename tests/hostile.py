@@ -4,6 +4,8 @@ import io
 import zipfile
 import zlib
 
+from workload.extract import MAX_CHARS
+
 MIB = 2**20
 
 
@@ -105,3 +107,13 @@ def many_parts() -> bytes:
         for number in range(20_000):
             archive.writestr(f"word/document{number}.xml", b"")
     return file.getvalue()
+
+
+def many_comments() -> bytes:
+    """Return a text that could be cut into the comments of a page in 2^585 ways, and is none."""
+    return b"<!---->" * 585 + b"x"
+
+
+def wide_gaps() -> str:
+    """Return a text, as long as a document may be, that is a gap of spaces, with no line end in sight."""
+    return "a" + " " * (MAX_CHARS - 2) + "b"

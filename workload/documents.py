@@ -27,14 +27,15 @@ NO_TEXT = "The document has no text (a scanned page is a picture, not text)."
 AT_ONCE = 2  # documents read and embedded at the same time in one process; each may take extract.CHILD_MEMORY_BYTES
 
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # the control characters that no text has
+# One way to match only, or what almost matches would be tried for ever: a comment ends at its first "-->".
 HTML = re.compile(
-    r"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|(html|head|body|title|meta|h1|div|p|table)[\s>/])",
+    r"\s*(<\?xml[^>]*>\s*)?(<!--(?:(?!-->).)*-->\s*)*<(!doctype\s+html|(html|head|body|title|meta|h1|div|p|table)[\s>/])",
     re.IGNORECASE | re.DOTALL,
 )
 ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 
 # Between sentences, and at line ends; Chinese sentences have no space between them.
-BOUNDARY = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\s*\n\s*")
+BOUNDARY = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n")
 CHINESE = re.compile(r"[\u3000-\u9fff\uff00-\uffef]")
 SPACE_IN_CHINESE = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
 

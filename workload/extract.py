@@ -87,6 +87,7 @@ def decode(data: bytes) -> str:
 
 
 def _decode_by_detection(data: bytes) -> str:
+    """Return a guess, the better the longer the text is: the Western encodings differ in a few letters only."""
     from charset_normalizer import from_bytes
 
     best = from_bytes(data).best()

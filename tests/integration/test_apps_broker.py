@@ -52,6 +52,10 @@ def post_action(app: App) -> httpx2.Response:
     return app.client.post("/action", json={"message": "x"})
 
 
+def post_sequence(app: App) -> httpx2.Response:
+    return app.client.post("/multi-tasks", json={})
+
+
 def post_file(app: App) -> httpx2.Response:
     return app.client.post("/upload", files={"file": ("a.txt", b"A text to keep.")})
 
@@ -161,15 +165,16 @@ def connections(api: psutil.Process, broker: Redis) -> int:
     return sum(1 for one in api.net_connections() if one.raddr and one.raddr[1] == port)
 
 
+@pytest.mark.parametrize("post", [post_action, post_sequence])
 def test_a_stopped_broker_is_a_504_that_holds_nobody_else_up(
-    start: Start, supervisor: Supervisor, make_redis: Callable[[], Redis]
+    start: Start, supervisor: Supervisor, make_redis: Callable[[], Redis], post: Callable[[App], httpx2.Response]
 ) -> None:
     broker = make_redis()
     app = start(broker.url)
-    assert post_action(app).status_code == 202
+    assert post(app).status_code == 202
     os.kill(broker.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(HANGING) as crowd:
-        hanging = [crowd.submit(_timed, app) for _ in range(HANGING)]
+        hanging = [crowd.submit(_timed, post, app) for _ in range(HANGING)]
         api = psutil.Process(supervisor.children[app.service].pid)
         assert until(lambda: connections(api, broker) >= 60)
         bystanders_s = [bystander_s(app, path) for path in ("/ping/loop", "/ping/thread")]
@@ -181,14 +186,16 @@ def test_a_stopped_broker_is_a_504_that_holds_nobody_else_up(
     assert max(took_s for _, took_s in answers) < ANSWERS_WITHIN_S
     assert max(bystanders_s) < 0.1
     assert (health["broker"], health["postgres"]) == ("down", "up")
+    answer, took_s = _timed(post, app)
+    assert (answer.status_code, took_s < ANSWERS_WITHIN_S) == (504, True), "those that hung hold no thread any more"
     os.kill(broker.pid, signal.SIGCONT)
     assert until(lambda: app.health().get("broker") == "up")
-    assert post_action(app).status_code == 202
+    assert post(app).status_code == 202
 
 
-def _timed(app: App) -> tuple[httpx2.Response, float]:
+def _timed(post: Callable[[App], httpx2.Response], app: App) -> tuple[httpx2.Response, float]:
     begun = time.monotonic()
-    answer = post_action(app)
+    answer = post(app)
     return answer, time.monotonic() - begun
 
 

@@ -49,7 +49,7 @@ def test_a_missing_request_id_is_drawn_and_is_the_one_the_endpoint_sees() -> Non
     assert UUID(response.json()) == UUID(response.headers["X-Request-ID"])
 
 
-@pytest.mark.parametrize("bad", ["", "nope", "123", "é"])
+@pytest.mark.parametrize("bad", ["", "nope", "123", "é", "6f1c-1f4e5c0f4d7b9a353f0b0b7a7c11"])
 @pytest.mark.parametrize("path", ["/echo", "/fail/store"])
 def test_any_other_request_id_is_refused_once(path: str, bad: str) -> None:
     send = client.post if path == "/echo" else client.get

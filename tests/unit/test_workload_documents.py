@@ -229,6 +229,22 @@ def test_a_hostile_file_takes_bounded_memory(make: Callable[[], bytes], reason: 
     assert child_mib <= extract.CHILD_MEMORY_BYTES // 2**20
 
 
+CUT = """
+import io, json, resource
+from tests import hostile
+from workload.documents import sniff, split
+
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+print(json.dumps([sniff(io.BytesIO(hostile.many_comments())), split(hostile.wide_gaps())]))
+"""
+
+
+def test_what_is_not_read_in_a_child_takes_no_pattern_for_ever() -> None:
+    """Judging and cutting hold up all else in the process: they end, where trying every way would take hours."""
+    cutter = subprocess.run([sys.executable, "-c", CUT], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(cutter.stdout) == ["text", ["a b"]]
+
+
 def test_a_reader_that_computes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The wall clock bounds what the CPU limit does not."""
     path = tmp_path / "upload"
