@@ -79,6 +79,11 @@ def _go_on(directory: RunDir, console: Console) -> None:
             f"{directory.path.name} was begun with commit {run.git_commit}, and this is {now}: what is compared must "
             "be the same throughout."
         )
+    if changes := environment.machine_changes(run.environment):
+        raise UsageError(
+            f"{directory.path.name} was begun on another machine ({changes}): what is compared must be the same "
+            "throughout."
+        )
     if unknown := [fault for fault in run.plan.faults if fault not in FAULTS]:
         raise UsageError(f"{directory.path.name} has a fault that this lab does not know: {unknown[0]}.")
     for block in run.blocks:
@@ -98,8 +103,17 @@ def measure(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Co
         Supervisor(directory.path / "supervisor") as supervisor,
         TESTBEDS[run.plan.stack](supervisor, run.environment.placement) as testbed,
     ):
+        check_same_servers(run, testbed.versions)
         run.environment.servers = testbed.versions
         Experiment(directory, run, supervisor, testbed, interrupt, Progress(console, remaining(run))).measure()
+
+
+def check_same_servers(run: RunRecord, servers: dict[str, str]) -> None:
+    """Raise UsageError where a run was begun with servers of other versions; before its first block none are known."""
+    if run.environment.servers and (changes := environment.differences(run.environment.servers, servers)):
+        raise UsageError(
+            f"The run was begun with other servers ({changes}): what is compared must be the same throughout."
+        )
 
 
 def remaining(run: RunRecord) -> dict[int, float]:

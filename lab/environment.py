@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -45,8 +46,18 @@ def packages() -> dict[str, str]:
 
 def software_changes(then: Environment) -> str:
     """Return what has changed since an environment was recorded, ``celery 5.6.0, now 5.6.1; …``; empty for nothing."""
-    before, now = {"": then.python} | then.packages, {"": python()} | packages()
-    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    return differences({"": then.python} | then.packages, {"": python()} | packages())
+
+
+def machine_changes(then: Environment) -> str:
+    """Return what is another machine's than the one an environment was recorded on, likewise; empty for nothing."""
+    now = {"CPU": _cpu_model(), "system": platform.platform(), "bytes of memory": psutil.virtual_memory().total}
+    return differences({"CPU": then.cpu, "system": then.os, "bytes of memory": then.memory_bytes}, now)
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Return what differs between two records, ``celery 5.6.0, now 5.6.1; …``; empty for nothing."""
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return "; ".join(f"{name} {before.get(name, 'none')}, now {now.get(name, 'none')}".strip() for name in changed)
 
 

@@ -242,8 +242,11 @@ class LocalStack:
         return self._signal(names, signal.SIGSTOP)
 
     def stands_still(self, names: Iterable[str]) -> bool:
-        """Return whether the processes of these are stopped."""
-        return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in self.instances(names).values())
+        """Return whether the processes of these are stopped; one that is gone does not stand still."""
+        try:
+            return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in self.instances(names).values())
+        except psutil.NoSuchProcess:
+            return False
 
     def go_on(self, names: Iterable[str]) -> None:
         """SIGCONT what was paused."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -112,7 +112,14 @@ class Warden:
             self._do_what_is_due()
 
     def end(self) -> None:
-        """End every descendant and remove what was left to be removed; nothing survives this."""
+        """End every descendant and remove what was left to be removed; nothing survives this, whatever is raised."""
+        with ExitStack() as at_last:
+            for directory in self.scratch:
+                at_last.callback(proc.remove_directory, directory)
+            at_last.callback(self._kill_whoever_is_left)
+            self._end_in_order()
+
+    def _end_in_order(self) -> None:
         for service in self.services.values():
             service.restart = False
             self._signal_service(service, service.stop_signal)
@@ -120,11 +127,11 @@ class Warden:
         while any(service.pid for service in self.services.values()) and time.monotonic() < deadline:
             time.sleep(BUSY_S)
             self.reap()
+
+    def _kill_whoever_is_left(self) -> None:
         while self._kill_all():
             time.sleep(BUSY_S)
             self.reap()
-        for directory in self.scratch:
-            proc.remove_directory(directory)
 
     # requests
 
@@ -302,13 +309,19 @@ class Warden:
         try:
             os.write(self.records_fd, json.dumps(record).encode() + b"\n")
         except OSError as error:  # a full disk must not keep it from ending what it started
-            print(f"could not record {record}: {error}", file=sys.stderr, flush=True)
+            _complain(f"could not record {record}: {error}")
         self._say({"record": record})
 
     def _say(self, message: dict[str, Any]) -> None:
         with suppress(BrokenPipeError):  # the lab is gone; the end of the input comes next
             sys.stdout.buffer.write(json.dumps(message).encode() + b"\n")
             sys.stdout.buffer.flush()
+
+
+def _complain(words: str) -> None:
+    """Write a line to standard error, whose file may be on the same full disk: then nothing is written."""
+    with suppress(OSError):
+        os.write(2, words.encode() + b"\n")
 
 
 def _how_it_ended(status: int) -> dict[str, Any]:

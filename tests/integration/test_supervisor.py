@@ -264,3 +264,47 @@ def test_an_orphan_without_a_mark_in_a_session_of_its_own_is_ended_too(tmp_path:
         time.sleep(1.5)  # it is looked at once a second
         assert later.poll() is None, "the warden did not live to see it"
     assert not alive([orphan])
+
+
+# A lab whose disk is full: neither the warden's records nor its complaints can be written.
+FULL_DISK = """
+import json, os, pathlib, subprocess, sys, time
+folder = pathlib.Path(sys.argv[1])
+with open("/dev/full", "ab") as full:
+    warden = subprocess.Popen(
+        [sys.executable, "-m", "lab.stacks.warden", "/dev/full"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=full, start_new_session=True,
+    )
+parent = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:], start_new_session=True); time.sleep(600)"
+sleeper = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+service = {
+    "name": "parent", "argv": [sys.executable, "-c", parent, sys.executable, "-c", sleeper, str(folder / "pid")],
+    "env": dict(os.environ), "cwd": None, "cpus": None, "log": str(folder / "log"), "restart": True, "user": None,
+    "stop_signal": 15,
+}
+scratch = {"request": 1, "do": "scratch", "directory": str(folder / "scratch")}
+for request in (scratch, {"request": 2, "do": "start"} | service):
+    warden.stdin.write(json.dumps(request).encode() + b"\\n")
+warden.stdin.flush()
+time.sleep(600)
+"""
+
+
+def test_nothing_survives_a_sigkill_of_a_lab_whose_disk_is_full(tmp_path: Path) -> None:
+    """The warden ends all and removes what was temporary, though it can write down neither that nor why not."""
+    (tmp_path / "scratch").mkdir()
+    lab = psutil.Popen([sys.executable, "-c", FULL_DISK, str(tmp_path)])
+    started: list[psutil.Process] = []
+    try:
+        assert until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        started = lab.children(recursive=True)
+        lab.kill()
+        assert len(started) == 3
+        assert int((tmp_path / "pid").read_text()) in {process.pid for process in started}
+        assert until(lambda: not alive(started), within_s=5), alive(started)
+        assert not (tmp_path / "scratch").exists()
+    finally:
+        for each in [lab, *alive(started)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        lab.wait()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lab.cli import check_same_software
-from lab.environment import packages, python
+from lab.compare import check_same_servers
+from lab.environment import available_cpus, describe, machine_changes, packages, place, python
 from lab.errors import LabError, UsageError
 from lab.rundir import RunDir
 from tests.runmaker import empty_run, plan
@@ -38,3 +39,19 @@ def test_a_run_is_not_resumed_with_other_software(tmp_path: Path) -> None:
     directory.write(run)
     with pytest.raises(UsageError, match=rf"\(CPython 2.7, now {python()}\)"):
         check_same_software(directory)
+
+
+def test_a_run_is_not_resumed_with_other_servers() -> None:
+    run = empty_run(plan(["inline"], rounds=1))
+    check_same_servers(run, {"redis": "9.1"})
+    with pytest.raises(UsageError, match=r"\(redis 9\.1, now 9\.2\)"):
+        check_same_servers(run, {"redis": "9.2"})
+    run.environment.servers = {}
+    check_same_servers(run, {"redis": "9.2"})
+
+
+def test_another_machine_is_named_by_what_differs() -> None:
+    here = describe(place(available_cpus()), servers={})
+    assert not machine_changes(here)
+    there = here.model_copy(update={"cpu": "Some CPU", "memory_bytes": 1})
+    assert machine_changes(there) == f"CPU Some CPU, now {here.cpu}; bytes of memory 1, now {here.memory_bytes}"
