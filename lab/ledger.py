@@ -44,7 +44,7 @@ FATES = {
     "failed": "n_failed > 0",
     "given_up": "n_given_up > 0",
     "skipped": "n_skipped > 0",
-    "pending": "in_queue",
+    "pending": "in_queue OR held_at_the_end",
     "stranded": "in_unacked",
     "lost": "n = 0",
 }
@@ -100,6 +100,7 @@ def settle(block: Path, rules: Rules = RULES, journal: bool = True) -> None:
         _read_deaths(db, block)
         _read_effects(db, block, rules)
         _read_leftovers(db, block, rules)
+        _find_held(db)
         _summarise_journal(db)
         _join(db)
         draft = block / ".tasks.parquet.draft"
@@ -184,17 +185,20 @@ def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
     In order is: with status 0, by the SIGTERM that it was sent, or by whatever but SIGKILL after its stack was told to
     stop; nor is it a death where another process waited for one, so that it is not known how it ended. What a fault
     kills outside of a container is waited for by the lab; inside, ``memory-limit`` may kill one of a pool. With a
-    container ended every process in it: there the pid is NULL. A host is NULL where it was not recorded.
+    container ended every process in it: there the pid is NULL. A host is NULL where it was not recorded. Killed at the
+    end is what did not end in the time that it got when the lab stopped the stack, unless that was in a hurry, with
+    nothing left to be done.
     """
     columns = {"event": "VARCHAR", "kind": "VARCHAR", "hostname": "VARCHAR", "pid": "BIGINT", "inner_pid": "BIGINT"}
-    columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT", "status": "BIGINT", "signal": "BIGINT"}
+    columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT", "status": "BIGINT", "signal": "BIGINT", "hurried": "BOOLEAN"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
     _read_memory_limits(db, block)
     # A container's status is 128 and the signal that ended it.
     db.execute(
         "CREATE TABLE deaths AS "
         "SELECT CASE WHEN kind = 'container' THEN NULL ELSE coalesce(inner_pid, pid) END AS pid, hostname, "
-        "coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns "
+        "coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns, coalesce(t_ns > "
+        "(SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping' AND NOT hurried), false) AS killed_at_the_end "
         "FROM processes_lines WHERE event = 'ended' "
         "AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15 "
         "AND (status IS NOT NULL OR signal IS NOT NULL OR kind = 'container' OR (kind = 'inside' "
@@ -263,6 +267,31 @@ def _read_leftovers(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) ->
     )
 
 
+def _find_held(db: duckdb.DuckDBPyConnection) -> None:
+    """Table ``held``: tasks that a process still ran, or had before it, when the lab killed it at the end of the block.
+
+    What only accepts tasks, for others to run, has none before it. The later steps of a sequence go with the first.
+    """
+    db.execute(
+        """
+        CREATE TABLE held AS
+        WITH seen AS (
+            SELECT task_id, file, max(t_ns) AS last_ns, count_if(event = 'started') AS starts,
+                   count_if(event IN ('succeeded', 'failed', 'attempt_failed')) AS ends
+            FROM events GROUP BY task_id, file),
+        runners AS (SELECT DISTINCT file FROM seen WHERE starts > 0),
+        kept AS (
+            SELECT task_id FROM seen JOIN writers ON writers.file = seen.file::VARCHAR
+            JOIN deaths ON coalesce(deaths.pid = writers.pid, true) AND last_ns BETWEEN born_ns AND died_ns
+            AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)
+            WHERE killed_at_the_end AND (starts > ends OR (starts = 0 AND seen.file IN (FROM runners))))
+        SELECT task_id FROM kept UNION
+        SELECT later.task_id FROM kept JOIN asked USING (task_id)
+        JOIN asked AS later ON later.request_id = asked.request_id AND later.position > asked.position
+        """
+    )
+
+
 def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
     """Tables ``journal``, one row per task, and ``cut_off``: starts whose process died before it wrote an end."""
     db.execute(
@@ -307,7 +336,8 @@ def _join(db: duckdb.DuckDBPyConnection) -> None:
             SELECT * REPLACE (coalesce(asked, false) AS asked, coalesce(n_effects, 0) AS n_effects,
                               coalesce(n_journal, 0) AS n_journal, coalesce(in_queue, false) AS in_queue,
                               coalesce(in_unacked, false) AS in_unacked, coalesce(n_cut_off, 0) AS n_cut_off,
-                              coalesce(job, journal_job, effect_job) AS job)
+                              coalesce(job, journal_job, effect_job) AS job),
+                   task_id IN (FROM held) AS held_at_the_end
             FROM asked FULL JOIN journal USING (task_id) FULL JOIN effects USING (task_id)
             LEFT JOIN leftovers USING (task_id) LEFT JOIN cut_off USING (task_id))
         SELECT *, CASE WHEN n_effects = 0 THEN 0

@@ -46,6 +46,8 @@ class Block:
         self.names: dict[int, str] = {}
         self.started_ns: dict[int, int] = {}
         self.dead: set[int] = set()
+        self.killed_at_the_end: set[int] = set()
+        self.hurried = False
         self.queue: list[dict[str, Any]] = []
         self.unacked: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
@@ -163,7 +165,10 @@ class Block:
 
     def _stop(self) -> None:
         """Stop in order what still runs, as every block ends."""
-        self.lines["processes.jsonl"].append({"event": "stopping", "pid": None, "name": None, "t_ns": self.tick()})
+        stopping = {"event": "stopping", "pid": None, "name": None, "hurried": self.hurried}
+        self.lines["processes.jsonl"].append(stopping | {"t_ns": self.tick()})
+        for pid in self.killed_at_the_end:
+            self.dies(pid)
         for pid in sorted(self.names.keys() - self.dead):
             ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
             # uvicorn ends by the signal that it was sent; how prefork's children ended, their parent knows.
@@ -565,6 +570,49 @@ def duplicated(block: Block, route: str) -> None:
         block.run(task, job)
         block.run(task, job, block.doomed())
     _all(block, tasks, "duplicated")
+
+
+@plant()
+def held_at_the_end(block: Block, route: str) -> None:
+    """It ran when the lab stopped the stack, and another waited before the same process, which was killed at last."""
+    pid = block.doomed()
+    (task, *later), job = _accepted(block, route)
+    block.event(task, job, "started", pid)
+    waiting = block.request(route)
+    for one in waiting:
+        block.event(one, job, "accepted", pid)
+    block.killed_at_the_end.add(pid)
+    _all(block, [task, *later, *waiting], "pending")
+
+
+@plant()
+def lost_beside_what_was_held_at_the_end(block: Block, route: str) -> None:
+    """Its own process died before, or ended its attempt; or whoever accepted it runs none itself, though killed too."""
+    pid, api, earlier = block.doomed(), block.process("celery-api"), block.doomed()
+    (task, *later), job = _accepted(block, route)
+    block.event(task, job, "started", earlier)
+    block.dies(earlier)
+    tried = block.request(route)
+    for one in tried:
+        block.event(one, job, "started", pid)
+        block.event(one, job, "attempt_failed", pid, error="OSError: mail is away")
+    handed_on = block.request(route)
+    for one in handed_on:
+        block.event(one, job, "accepted", api)
+    block.killed_at_the_end |= {pid, api}
+    _all(block, [task, *later, *tried, *handed_on], "lost")
+
+
+@plant(celery_only=True)
+def held_at_the_end_and_taken(block: Block, route: str) -> None:
+    """Not yet acknowledged by the worker that the lab killed: without the end of the block it would have been done."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        block.event(task, job, "started", pid)
+        block.unacked.append({"task_id": str(task), "chain": [], "visible_since_wall_s": 1.5})
+    block.killed_at_the_end.add(pid)
+    _all(block, tasks, "pending")
 
 
 @plant()

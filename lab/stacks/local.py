@@ -124,7 +124,7 @@ class LocalStack:
         self.journal = self.data / "journal"
         self._cpu_count = len(placement.contender)
         self._redis: servers.Redis | None = None
-        self._stopping_ns: int | None = None
+        self._stopping: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
         self._first_record = len(self.supervisor.records)
@@ -146,7 +146,8 @@ class LocalStack:
         Where all is ``settled``, no task running and none waiting, nobody waits for a worker's slow farewell. The
         broker stays up: what it still holds is evidence.
         """
-        self._stopping_ns = time.monotonic_ns()
+        stopping = {"event": "stopping", "name": None, "pid": None, "t_ns": time.monotonic_ns(), "hurried": settled}
+        self._stopping = [stopping]
         self._stop_programs(HURRIED_GRACE_S if settled else STOP_GRACE_S)
 
     def collect(self) -> None:
@@ -166,8 +167,7 @@ class LocalStack:
         for name in ("journal", "actions.log", "effects.log"):
             if (self.data / name).exists():
                 bring(self.data / name, evidence / name)
-        stopping = {"event": "stopping", "name": None, "pid": None, "t_ns": self._stopping_ns}
-        _write_lines(evidence / "processes.jsonl", [*self._own_records(), *([stopping] if self._stopping_ns else [])])
+        _write_lines(evidence / "processes.jsonl", [*self._own_records(), *self._stopping])
         if self.shared.mail.file is not None:  # a mail server of the user's own cannot be asked
             _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
         if self.contender.journal:  # what does not know the contract has no tables of its own there

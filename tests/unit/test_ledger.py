@@ -82,7 +82,7 @@ STATES = """
     SELECT * FROM
     (VALUES ('acknowledged', true), ('indeterminate', true), ('refused', false), (NULL, false)) AS o(outcome, asked),
     unnest([0, 1, 2]) AS n(n), unnest([0, 1]) AS f(n_failed), unnest([0, 1]) AS g(n_given_up),
-    unnest([0, 1]) AS s(n_skipped), unnest([false, true]) AS q(in_queue), unnest([false, true]) AS u(in_unacked)
+    unnest([0, 1]) AS s(n_skipped), unnest([false, true]) AS q(in_queue), unnest([false, true]) AS u(in_unacked), unnest([false, true]) AS h(held_at_the_end)
     WHERE asked OR n > 0
 """
 
@@ -126,7 +126,7 @@ MUTANTS = {
     "what only the effects know is left out": ("asked OR n_effects > 0 OR n_journal > 0", "asked OR n_journal > 0"),
     "any attempt that was cut off explains": ("BETWEEN 1 AND n_cut_off", ">= 1 AND n_cut_off > 0"),
     "a missing effect is explained": ("BETWEEN 1 AND n_cut_off", "BETWEEN -1 AND n_cut_off"),
-    "a failed attempt is open": ("IN ('succeeded', 'failed', 'attempt_failed')", "IN ('succeeded', 'failed')"),
+    "a failed attempt is open": ("'failed', 'attempt_failed')) AS open", "'failed')) AS open"),
     "an earlier death explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns >= born_ns"),
     "the death of another process explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns <= died_ns"),
     "an orderly end is a death": ("AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15", ""),
@@ -139,8 +139,19 @@ MUTANTS = {
     "every fault is a memory limit": ("WHERE fault = 'memory-limit'", ""),
     "a memory limit kills nobody": ("EXISTS (FROM memory_limits ", "NOT EXISTS (FROM memory_limits "),
     "an end after the stop is a death": ("(signal = 9 OR status = 137 ", "(true "),
-    "any process's death explains": ("ON coalesce(deaths.pid = writers.pid, true) AND", "ON"),
-    "a death on any host explains": ("ends_with(writers.origin, '-' || deaths.hostname)", "true"),
+    "any process's death explains": ("ON coalesce(deaths.pid = writers.pid, true) AND started_ns", "ON started_ns"),
+    "a death on any host explains": (
+        "AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)\n            GROUP BY",
+        "GROUP BY",
+    ),
+    "what was held is not looked at": ("task_id IN (FROM held)", "false"),
+    "any kill is one at the end": ("WHERE killed_at_the_end AND", "WHERE"),
+    "any process's kill at the end will do": ("ON coalesce(deaths.pid = writers.pid, true) AND last_ns", "ON last_ns"),
+    "a try that has ended is held": ("(starts > ends OR", "(starts > 0 OR"),
+    "what runs is not held": ("(starts > ends OR", "(false OR"),
+    "what waits is not held": ("OR (starts = 0 AND seen.file IN (FROM runners))", ""),
+    "who accepts only holds too": ("AND seen.file IN (FROM runners)", ""),
+    "later steps are not held": ("AND later.position > asked.position", "AND false"),
     "pids in a container are those outside": ("coalesce(inner_pid, pid) END", "pid END"),
     "refused requests asked": ("outcome IN ('acknowledged', 'indeterminate') AS asked", "true AS asked"),
     "indeterminate requests did not ask": ("('acknowledged', 'indeterminate') AS", "('acknowledged') AS"),
@@ -177,6 +188,23 @@ def test_the_end_of_a_container_explains_all_that_ran_in_it(tmp_path: Path) -> N
     block.container_dies()
     block.expect(task, "done", "explained")
     assert found(block.write(tmp_path / "block")) == block.expected
+
+
+def test_a_kill_in_a_hurry_ends_nothing_that_was_held(tmp_path: Path) -> None:
+    """All was settled: what has no end then will never have one."""
+    block = Block("inline")
+    PLANTS["held_at_the_end"](block, "POST /multi-tasks")
+    block.hurried = True
+    assert {fate for fate, _ in found(block.write(tmp_path / "block")).values()} == {"lost"}
+
+
+def test_a_kill_of_the_same_pid_on_another_host_ends_nothing_that_was_held(tmp_path: Path) -> None:
+    block = Block("inline")
+    PLANTS["held_at_the_end"](block, "POST /action")
+    folder = block.write(tmp_path / "block")
+    processes = folder / "evidence" / "processes.jsonl"
+    processes.write_text(processes.read_text().replace('"signal":9,"hostname":"some-host"', '"signal":9,"hostname":"x"'))
+    assert {fate for fate, _ in found(folder).values()} == {"lost"}
 
 
 def test_an_effect_without_an_id_is_nobodys_and_unexplained(tmp_path: Path) -> None:
