@@ -205,7 +205,7 @@ def _taken(evidence: Path, message: dict[str, Any]) -> Moment:
     stops = _lines_with(evidence / "processes.jsonl", '"stopping"')
     overdue = taken_ns is not None and any(stop["t_ns"] > taken_ns + VISIBILITY_TIMEOUT_S * 1e9 for stop in stops)
     within = ", which was within the block" if overdue else ""
-    return taken_ns, f"{message['task_id']} was taken by a worker, {DUE_AGAIN}{within}"
+    return taken_ns, f"task {message['task_id']} was taken by a worker, {DUE_AGAIN}{within}"
 
 
 def _clock_offsets(journal: Path) -> Iterator[int]:

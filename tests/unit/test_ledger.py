@@ -294,7 +294,7 @@ def test_the_history_says_when_a_stranded_task_was_taken_and_is_due_again(hours:
     due = "due again after the visibility timeout of 1 h (Celery's default)"
     told, told_of_unknown = ledger.history(folder, taken), ledger.history(folder, unknown)
     within = ", which was within the block" if hours > 1 else ""
-    assert f"+2.000 s: {taken} was taken by a worker, {due}{within}." in told
+    assert f"+2.000 s: task {taken} was taken by a worker, {due}{within}." in told
     assert not [sentence for sentence in told_of_unknown if "due again" in sentence]
     assert f"At the end: no index of the broker's has {unknown}, so it is never given out again." in told_of_unknown
 
