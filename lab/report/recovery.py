@@ -50,8 +50,8 @@ DISTURBED = """
 def recoveries(folder: Path, window_end_ns: int) -> list[float]:
     """Return for each confirmed fault of a block the seconds until all was normal again.
 
-    0 where nothing was disturbed; ``math.inf`` where no normal second came before the next fault or the window's end, or
-    it was not normal before the first fault.
+    0 where nothing was disturbed; ``math.inf`` where no normal second came before the next fault or the window's end,
+    or it was not normal before the first fault.
     """
     injected = sorted(fault["injected_ns"] for fault in _confirmed(folder))
     if not injected:
