@@ -364,6 +364,26 @@ def test_without_a_request_after_the_fault_it_is_never_back(tmp_path: Path) -> N
     assert faulted(tmp_path / "few", [5], [], until_s=5.9) == math.inf
 
 
+def test_a_sentence_says_of_each_fate_how_many_had_it_also_where_none_did(tmp_path: Path) -> None:
+    """Done, lost, stranded, duplicated, recovered: none is left to be guessed."""
+    whole, hit = Block("inline"), Block("celery")
+    for block in (whole, hit):
+        for _ in range(10):
+            block.run(block.request("POST /action")[0], "write_log")
+    PLANTS["stranded"](hit, "POST /action")
+    PLANTS["duplicated"](hit, "POST /action")
+    directory, _ = one_round(tmp_path / "r", inline=whole, celery=hit)
+    of_inline, of_celery = (
+        next(said for said in report.write(directory.path).sentences if said.startswith(f"`{name}`: "))
+        for name in ("inline", "celery")
+    )
+    assert "10 done; lost none in 10: " in of_inline
+    assert of_inline.endswith("; none stranded, duplicated or recovered.")
+    assert "stranded 1 of 12" in of_celery
+    assert "duplicated 1 of 12" in of_celery
+    assert of_celery.endswith("; none recovered.")
+
+
 def test_a_quick_run_gives_no_verdict(tmp_path: Path) -> None:
     """It says so, above the numbers and at each ratio."""
     summary = report.write(make_run(tmp_path / "r", {"inline": 1.0, "celery": 5.0}, rounds=1, quick=True))
