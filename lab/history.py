@@ -17,7 +17,7 @@ WHY = {
     "failed": "the journal says that it failed for good",
     "given_up": "the journal says that its attempts were used up",
     "skipped": "the journal says that an earlier step stopped it",
-    "pending": "never executed to its end; it, or the step before it, still waits in the queue",
+    "pending": "never executed to its end; when the block ended, it, or the step before it, still waited or ran",
     "stranded": "never executed to its end; a worker took it, or the step before it, and never acknowledged it",
     "lost": "its request was acknowledged, it was never executed to its end, and nothing holds it any more",
     "duplicated": "executed to its end more than once",
@@ -72,6 +72,7 @@ def history(block: Path, sought: UUID) -> list[str]:
     pids = {end["pid"] for of_one in ends.values() for end in of_one}
     moments += _fault_moments(block, start_ns, max(times, default=0), pids)
     moments += _death_moments(ends)
+    moments += _stop_moments(block, ends)
     told = sorted(set(moments), key=lambda moment: (moment[0] is None, moment[0] or 0, moment[1]))
     return [_said(moment, start_ns) for moment in told] + [f for task in task_ids for f in _fate(block, task)]
 
@@ -140,6 +141,13 @@ def _death_moments(ends: dict[Writer, list[dict[str, Any]]]) -> Iterator[Moment]
             yield end["t_ns"], f"{who} ended{_how(end)}"
 
 
+def _stop_moments(block: Path, ends: dict[Writer, list[dict[str, Any]]]) -> Iterator[Moment]:
+    """Yield when the lab ended the block, where it had to kill one of the processes for that."""
+    for stop in _lines_with(block / "evidence" / "processes.jsonl", '"stopping"'):
+        if any(end["t_ns"] > stop["t_ns"] and end.get("signal") == 9 for of_one in ends.values() for end in of_one):
+            yield stop["t_ns"], "the lab told all that runs the app's code to end: the block was over"
+
+
 def _how(record: dict[str, Any]) -> str:
     if record.get("signal") is not None:
         return f" by signal {record['signal']}"
@@ -205,7 +213,7 @@ def _taken(evidence: Path, message: dict[str, Any]) -> Moment:
     stops = _lines_with(evidence / "processes.jsonl", '"stopping"')
     overdue = taken_ns is not None and any(stop["t_ns"] > taken_ns + VISIBILITY_TIMEOUT_S * 1e9 for stop in stops)
     within = ", which was within the block" if overdue else ""
-    return taken_ns, f"{message['task_id']} was taken by a worker, {DUE_AGAIN}{within}"
+    return taken_ns, f"task {message['task_id']} was taken by a worker, {DUE_AGAIN}{within}"
 
 
 def _clock_offsets(journal: Path) -> Iterator[int]:

@@ -1,5 +1,6 @@
 """From the blocks of a run to its summary: figures, shares and comparisons."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def spread(figures: Iterable[float | None]) -> Spread:
     known = [figure for figure in figures if figure is not None]
     if not known:
         return Spread()
-    return Spread(median=stats.median(known), low=min(known), high=max(known), blocks=len(known))
+    infinite = known.count(math.inf)
+    return Spread(median=stats.median(known), low=min(known), high=max(known), blocks=len(known), infinite=infinite)
 
 
 def _cells(run: RunRecord, blocks: list[Measured]) -> Iterator[tuple[str, str, list[Measured]]]:

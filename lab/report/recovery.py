@@ -6,7 +6,8 @@ A request is disturbed if it was not acknowledged, or one of its tasks was not d
 times the p95 of before the faults and longer than 250 ms; of before means intended in the window, which leaves out the
 warm-up, and at least half a second before the first one, which leaves out what that one caught under way. A contender
 is back to normal after the last disturbed request before a second in which there were others and none was disturbed;
-how long that took counts from the injection to that request's intended time.
+how long that took counts from the injection to that request's intended time. A disturbance that begins late belongs to
+the injection before it. Where the p95 of before is infinite there was no normal to come back to.
 """
 
 import json
@@ -41,6 +42,7 @@ DISTURBED = """
     SELECT seen.intended_ns,
            seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms) OR isinf(seen.response_ms)
            OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms) OR isinf(seen.done_ms)
+           OR isinf(normal.response_ms) OR isinf(normal.done_ms)
     FROM seen, normal ORDER BY seen.intended_ns
 """
 
@@ -48,7 +50,8 @@ DISTURBED = """
 def recoveries(folder: Path, window_end_ns: int) -> list[float]:
     """Return for each confirmed fault of a block the seconds until all was normal again.
 
-    0 where nothing was disturbed; ``math.inf`` where it was not normal before the next fault or the window's end.
+    0 where nothing was disturbed; ``math.inf`` where no normal second came before the next fault or the window's end,
+    or it was not normal before the first fault.
     """
     injected = sorted(fault["injected_ns"] for fault in _confirmed(folder))
     if not injected:
@@ -81,13 +84,14 @@ def _disturbed(folder: Path, first_ns: int) -> list[tuple[int, bool]]:
 
 def _each(injected: list[int], requests: list[tuple[int, bool]], window_end_ns: int) -> Iterator[float]:
     for start_ns, end_ns in zip(injected, [*injected[1:], window_end_ns], strict=True):
-        last_ns, others = start_ns, False  # the last disturbed one, and whether there were others since
+        # The last disturbed one, whether there was any, and whether there were others since.
+        last_ns, begun, others = start_ns, False, False
         for t_ns, disturbed in ((t, disturbed) for t, disturbed in requests if start_ns <= t < end_ns):
             if not disturbed:
                 others = True
-            elif t_ns - last_ns > QUIET_NS and others:
+            elif begun and others and t_ns - last_ns > QUIET_NS:
                 break
             else:
-                last_ns, others = t_ns, False
-        over = last_ns == start_ns or (end_ns - last_ns > QUIET_NS and others)
+                last_ns, begun, others = t_ns, True, False
+        over = others and end_ns - last_ns > QUIET_NS
         yield (last_ns - start_ns) / 1e9 if over else math.inf

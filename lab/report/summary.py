@@ -45,6 +45,7 @@ class Spread(Part):
     low: Figure = None
     high: Figure = None
     blocks: int = Field(default=0, description="how many valid blocks (or injections) have this figure")
+    infinite: int = Field(default=0, description="in how many of them it is inf")
 
 
 class Contender(Part):

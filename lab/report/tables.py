@@ -195,7 +195,7 @@ def _fault_row(row: FaultFigures, grace_s: float) -> list[str]:
     counts = [row.injections, row.tasks, *(row.fates[fate] for fate in named)]
     counts.append(row.tasks - sum(row.fates[fate] for fate in named))
     counts.append(row.fates_without_a_yes["recovered"])
-    after = [words.back_after(spread.median) for spread in (row.ready_s, row.back_to_normal_s)]
+    after = [words.after(spread) for spread in (row.ready_s, row.back_to_normal_s)]
     return [
         words.fault(row.fault, grace_s),
         row.contender,

@@ -10,7 +10,6 @@ from lab.rundir import GRACE_S, BlockRecord, Plan, RunRecord
 
 NONE = "–"
 BEYOND_HORIZON = "> horizon"
-NOT_BACK = "never"
 NOT_KNOWN = "not known: the lab did not start the contenders"
 
 HOW_TO_READ = [
@@ -55,11 +54,17 @@ def seconds(duration_s: float) -> str:
     return f"{duration_s:g} s"
 
 
-def back_after(duration_s: float | None) -> str:
-    """Return how many seconds it took to be back to normal."""
-    if duration_s is None:
+def after(times_s: Spread) -> str:
+    """Return in a few characters how long something took, in s: the median over the injections of a fault.
+
+    Where that is infinite, in how many of them it happened at all.
+    """
+    if times_s.median is None:
         return NONE
-    return NOT_BACK if duration_s == math.inf else f"{duration_s:.1f}"
+    if times_s.median < math.inf:
+        return f"{times_s.median:.1f}"
+    reached = times_s.blocks - times_s.infinite
+    return f"in {reached} of {times_s.blocks}" if reached else "never"
 
 
 def percent(share: float) -> str:
@@ -294,24 +299,28 @@ def _became(summary: Summary, name: str | None, scenario: str, contender: str) -
     if "lost" not in counts:
         parts.append(f"lost {below(told)}")
     parts += [f"{_plain(share)} {share.count:,}" for share in own if share.request_outcome != "acknowledged"]
+    none = [fate for fate in ("stranded", "duplicated") if fate not in counts]
+    none += [] if any(share.fate == "recovered" for share in own) else ["recovered"]
+    if none:
+        parts.append(f"none {' or '.join(filter(None, [', '.join(none[:-1]), none[-1]]))}")
     back = next((_back(f) for f in summary.faults if (f.fault, f.scenario, f.contender) == names), "")
     return f"`{contender}`{where}: of {told:,} acknowledged tasks {'; '.join(parts)}{back}."
 
 
 def _back(figures: FaultFigures) -> str:
-    """Return how long it took to be back to normal: the median over the injections, and their range."""
-    found = figures.back_to_normal_s
-    if found.median is None:
-        return ""
-    ready = back_after(figures.ready_s.median)
-    ready = f"; ready again after {ready} s, " if ready != NOT_BACK else "; never ready again, "
-    if found.median == math.inf:
-        return f"{ready}and mostly not back to normal before the next of {found.blocks} injections"
-    middle, low, high = (
-        NOT_BACK if figure == math.inf else f"{back_after(figure)} s"
-        for figure in (found.median, found.low, found.high)
-    )
-    return f"{ready}and back to normal after {middle} ({low} to {high} over {found.blocks} injections)"
+    states = {"ready again": figures.ready_s, "back to normal": figures.back_to_normal_s}
+    said = [reached(state, times_s) for state, times_s in states.items() if times_s.median is not None]
+    return f"; {', and '.join(said)}" if said else ""
+
+
+def reached(state: str, times_s: Spread) -> str:
+    """Return after how many injections of a fault, and after how long, a contender was in a state."""
+    times = times_s.blocks - times_s.infinite
+    if not times:
+        return f"never {state} before the next of {times_s.blocks} injections"
+    if times_s.infinite:
+        return f"{state} in {times} of {times_s.blocks} injections, {times_s.low:.1f} s after them at the soonest"
+    return f"{state} after {times_s.median:.1f} s ({times_s.low:.1f} to {times_s.high:.1f} s)"
 
 
 def _plain(share: Share) -> str:

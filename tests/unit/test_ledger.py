@@ -82,7 +82,8 @@ STATES = """
     SELECT * FROM
     (VALUES ('acknowledged', true), ('indeterminate', true), ('refused', false), (NULL, false)) AS o(outcome, asked),
     unnest([0, 1, 2]) AS n(n), unnest([0, 1]) AS f(n_failed), unnest([0, 1]) AS g(n_given_up),
-    unnest([0, 1]) AS s(n_skipped), unnest([false, true]) AS q(in_queue), unnest([false, true]) AS u(in_unacked), unnest([false, true]) AS h(held_at_the_end)
+    unnest([0, 1]) AS s(n_skipped), unnest([false, true]) AS q(in_queue), unnest([false, true]) AS u(in_unacked),
+    unnest([false, true]) AS h(held_at_the_end)
     WHERE asked OR n > 0
 """
 
@@ -203,7 +204,9 @@ def test_a_kill_of_the_same_pid_on_another_host_ends_nothing_that_was_held(tmp_p
     PLANTS["held_at_the_end"](block, "POST /action")
     folder = block.write(tmp_path / "block")
     processes = folder / "evidence" / "processes.jsonl"
-    processes.write_text(processes.read_text().replace('"signal":9,"hostname":"some-host"', '"signal":9,"hostname":"x"'))
+    processes.write_text(
+        processes.read_text().replace('"signal":9,"hostname":"some-host"', '"signal":9,"hostname":"x"')
+    )
     assert {fate for fate, _ in found(folder).values()} == {"lost"}
 
 
@@ -322,7 +325,7 @@ def test_the_history_says_when_a_stranded_task_was_taken_and_is_due_again(hours:
     due = "due again after the visibility timeout of 1 h (Celery's default)"
     told, told_of_unknown = ledger.history(folder, taken), ledger.history(folder, unknown)
     within = ", which was within the block" if hours > 1 else ""
-    assert f"+2.000 s: {taken} was taken by a worker, {due}{within}." in told
+    assert f"+2.000 s: task {taken} was taken by a worker, {due}{within}." in told
     assert not [sentence for sentence in told_of_unknown if "due again" in sentence]
     assert f"At the end: no index of the broker's has {unknown}, so it is never given out again." in told_of_unknown
 
@@ -337,6 +340,17 @@ def test_the_history_tells_what_was_not_sent_from_what_may_have_been(tmp_path: P
     told = ["\n".join(ledger.history(folder, UUID(row["request_id"]))) for row in block.requests]
     assert "the request was never sent: in-flight cap reached" in told[0]
     assert "the request may have been sent or not: its Locust worker was lost" in told[1]
+
+
+def test_the_history_says_that_the_end_of_the_block_ended_a_task(tmp_path: Path) -> None:
+    block = Block("inline")
+    PLANTS["held_at_the_end"](block, "POST /action")
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    *_, stop, death, _, fate, _ = ledger.history(folder, UUID(next(iter(block.expected))))
+    assert stop.endswith(" s: the lab told all that runs the app's code to end: the block was over.")
+    assert death.endswith("(inline-api) ended by signal 9.")
+    assert " is pending: never executed to its end; " in fate
 
 
 @pytest.mark.parametrize("name", sorted(PLANTS))

@@ -17,6 +17,7 @@ from lab import report, stats
 from lab.globs import no_glob
 from lab.history import history
 from lab.report import tables, terminal, words
+from lab.report.metrics import spread
 from lab.report.schema import schema_text
 from lab.report.summary import Calibration, Comparison, RouteFigures, Summary
 from lab.rundir import RunDir, RunRecord
@@ -268,18 +269,21 @@ def faulted(
     injected_s: list[float],
     disturbed_s: list[float],
     every_s: float = 0.1,
-    done: bool = True,
+    lost_s: Sequence[float] = (),
     slow_s: Sequence[float] = (),
     warmup_s: float = 0,
+    until_s: float = 20,
 ) -> float | None:
-    """Return how long it took to be back to normal: a request every so often for 20 s, some of them refused or slow."""
+    """Return how long it took to be back to normal: a request every so often, some refused, lost or slow."""
     block = Block("inline")
-    for number in range(round(20 / every_s)):
+    for number in range(round(until_s / every_s)):
         block.now_ns = 1_000 * MS + round(number * every_s * 1000) * MS
-        wrong, slow = (any(abs(number * every_s - at) < 0.01 for at in times) for times in (disturbed_s, slow_s))
+        wrong, lost, slow = (
+            any(abs(number * every_s - at) < 0.01 for at in times) for times in (disturbed_s, lost_s, slow_s)
+        )
         phase = "warmup" if number * every_s < warmup_s else "window"
         tasks = block.request("POST /action", "refused" if wrong else "acknowledged", phase=phase)
-        if not wrong and done:
+        if not wrong and not lost:
             block.run(tasks[0], "write_log", ms=500 if slow else 1)
     start_ns = block.requests[0]["intended_ns"] - 1
     block.faults = [
@@ -311,6 +315,9 @@ def faulted(
         ([5], [5.5, 9.0], 0.5),
         ([5, 10, 15], [5.5, 10.7, 15.9], 0.7),
         ([5], [5 + 0.9 * step for step in range(17)], math.inf),
+        ([5], [6.2 + 0.1 * step for step in range(138)], math.inf),
+        ([5], [6.2 + 0.1 * step for step in range(31)], 4.2),
+        ([5, 10], [6.2 + 0.1 * step for step in range(38)], math.inf),
     ],
 )
 def test_back_to_normal_is_the_last_disturbed_request_before_a_quiet_second(
@@ -339,7 +346,58 @@ def test_what_was_slow_before_the_fault_is_normal(tmp_path: Path) -> None:
 
 def test_what_was_not_normal_before_is_never_back(tmp_path: Path) -> None:
     """No task is done, neither before the fault nor after it."""
-    assert faulted(tmp_path, [5], [], done=False) == math.inf
+    assert faulted(tmp_path, [5], [], lost_s=[0.1 * number for number in range(200)]) == math.inf
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_after_an_infinite_p95_nothing_is_normal(slow: bool, tmp_path: Path) -> None:
+    """One task in ten is lost before the faults, none after the first one: slow or fast, there is no normal."""
+    late = [5 + 0.1 * number for number in range(150)] if slow else []
+    lost = [0.1 * number for number in range(0, 50, 10)]
+    assert faulted(tmp_path, [5, 12], [], lost_s=lost, slow_s=late) == math.inf
+
+
+def test_without_a_request_after_the_fault_it_is_never_back(tmp_path: Path) -> None:
+    """What nobody asked for shows nothing, be it for a window or for too little of one."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "few").mkdir()
+    assert faulted(tmp_path / "none", [5], [], until_s=5) == math.inf
+    assert faulted(tmp_path / "few", [5], [], until_s=5.9) == math.inf
+
+
+def test_a_sentence_says_of_each_fate_how_many_had_it_also_where_none_did(tmp_path: Path) -> None:
+    """Done, lost, stranded, duplicated, recovered: none is left to be guessed."""
+    whole, hit = Block("inline"), Block("celery")
+    for block in (whole, hit):
+        for _ in range(10):
+            block.run(block.request("POST /action")[0], "write_log")
+    PLANTS["stranded"](hit, "POST /action")
+    PLANTS["duplicated"](hit, "POST /action")
+    directory, _ = one_round(tmp_path / "r", inline=whole, celery=hit)
+    of_inline, of_celery = (
+        next(said for said in report.write(directory.path).sentences if said.startswith(f"`{name}`: "))
+        for name in ("inline", "celery")
+    )
+    assert "10 done; lost none in 10: " in of_inline
+    assert of_inline.endswith("; none stranded, duplicated or recovered.")
+    assert "stranded 1 of 12" in of_celery
+    assert "duplicated 1 of 12" in of_celery
+    assert of_celery.endswith("; none recovered.")
+
+
+@pytest.mark.parametrize(
+    ("times_s", "in_a_cell", "in_words"),
+    [
+        ([1.0, 2.0, 4.0], "2.0", "ready again after 2.0 s (1.0 to 4.0 s)"),
+        ([1.0, 2.0, math.inf], "2.0", "ready again in 2 of 3 injections, 1.0 s after them at the soonest"),
+        ([1.0, 2.0, math.inf, math.inf], "in 2 of 4", "ready again in 2 of 4 injections, 1.0 s after"),
+        ([math.inf, math.inf], "never", "never ready again before the next of 2 injections"),
+    ],
+)
+def test_says_how_often_a_contender_came_back(times_s: list[float], in_a_cell: str, in_words: str) -> None:
+    """A median of which half is infinite is neither a time nor never."""
+    assert words.after(spread(times_s)) == in_a_cell
+    assert words.reached("ready again", spread(times_s)).startswith(in_words)
 
 
 def test_a_quick_run_gives_no_verdict(tmp_path: Path) -> None:
