@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -139,8 +140,8 @@ class Control:
         """Return ``{"running", "contenders": {name: …}, "faults": [...], "saved": [{"run", "report"}, …]}``.
 
         Per contender: ``acknowledged`` tasks of the run, those of them ``done`` (ended, whatever their end) and
-        ``not_done``, the ``backlog`` of messages in its queue (null where it has none, or it does not answer), and
-        the ``faults`` that can be done to it. Per fault ``at_s`` and ``healed_s`` since the load's start.
+        ``not_done``, how many ``succeeded_in`` each second since the load's start, the ``backlog`` of messages in its
+        queue (null where it has none, or it does not answer), and the ``faults`` that can be done to it. Per fault ``at_s`` and ``healed_s`` since the load's start.
         """
         with self._lock:
             self._read()
@@ -230,16 +231,19 @@ class Control:
 
     def _contender(self, name: str) -> dict[str, Any]:
         stack, tasks = self._stacks[name], self._samples.tasks.get(name, set())
-        done = len(tasks & self._journals[name].ended)
-        faults = _possible(stack)
+        journal = self._journals[name]
+        done = len(tasks & journal.ended)
+        start_ns = (self._samples.header or {}).get("start_ns", 0)
+        seconds = Counter((t_ns - start_ns) // 10**9 for task, t_ns in journal.succeeded_ns.items() if task in tasks)
         return {
             "title": stack.contender.title,
             "url": stack.base_url,
             "acknowledged": len(tasks),
             "done": done,
             "not_done": len(tasks) - done,
+            "succeeded_in": [seconds[second] for second in range(max(seconds, default=-1) + 1)],
             "backlog": stack.backlog(),
-            "faults": faults,
+            "faults": _possible(stack),
         }
 
     def _shown(self, asked: Asked) -> dict[str, Any]:

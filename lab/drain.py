@@ -20,6 +20,7 @@ class JournalTail:
 
     directory: Path
     ended: set[str] = field(default_factory=set)
+    succeeded_ns: dict[str, int] = field(default_factory=dict)  # by task id, the first time
     running: dict[str, int] = field(default_factory=dict)  # task id → pid
     last_event_at: float = field(default_factory=time.monotonic)
     _offsets: dict[Path, int] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class JournalTail:
             self.running[event["task_id"]] = pid
         elif event["event"] in ENDS:
             self.ended.add(event["task_id"])
+            if event["event"] == "succeeded":
+                self.succeeded_ns.setdefault(event["task_id"], event["t_ns"])
             self.running.pop(event["task_id"], None)
 
     def _new_lines(self, path: Path) -> list[dict[str, Any]]:

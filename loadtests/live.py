@@ -177,9 +177,9 @@ class Live:
 
     def begin(self, scenario: str, rate: float | None, urls: Mapping[str, str], start_ns: int | None = None) -> None:
         """Forget the last run and begin one: ``urls`` by contender, the start by the monotonic clock (now)."""
-        self._tasks.begin()
         self._state, self._scenario, self._rate, self._elapsed_s = "running", scenario, rate, 0.0
         self._start_ns = time.monotonic_ns() if start_ns is None else start_ns
+        self._tasks.begin(self._start_ns)
         self._contenders = {name: _Contender(url) for name, url in urls.items()}
         for worker in self._workers.values():
             worker["samples"] = 0

@@ -4,12 +4,14 @@ For the page "Comparison", which asks once a second; the load itself speaks HTTP
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
+from loadtests.arrivals import NS_PER_S
 from loadtests.recorder import Sample
 
 ENDS = {"succeeded", "failed", "given_up", "skipped"}
@@ -23,11 +25,13 @@ class _Journal:
         self._read: dict[Path, int] = {}
         self.started: set[str] = set()
         self.ended: set[str] = set()
+        self.succeeded_ns: dict[str, int] = {}
 
     def begin(self) -> None:
         """Forget all, and pass over what is there: it is of loads before. Raises OSError."""
         self.started.clear()
         self.ended.clear()
+        self.succeeded_ns.clear()
         self._read = {file: file.stat().st_size for file in self._folder.glob("*.jsonl")}
 
     def read(self) -> None:
@@ -46,6 +50,8 @@ class _Journal:
             self.started.add(line["task_id"])
         elif line.get("event") in ENDS:
             self.ended.add(line["task_id"])
+            if line["event"] == "succeeded":
+                self.succeeded_ns.setdefault(line["task_id"], line["t_ns"])
 
 
 class Tasks:
@@ -54,9 +60,11 @@ class Tasks:
     def __init__(self, data: Mapping[str, Path]) -> None:
         self._journals = {name: _Journal(folder) for name, folder in data.items()}
         self._acknowledged: dict[str, set[str]] = {name: set() for name in data}
+        self._start_ns = 0
 
-    def begin(self) -> None:
-        """Begin with a new load."""
+    def begin(self, start_ns: int) -> None:
+        """Begin with a new load, at a moment of the monotonic clock."""
+        self._start_ns = start_ns
         for name, journal in self._journals.items():
             self._acknowledged[name].clear()
             with suppress(OSError):  # then it cannot be read either, which is told
@@ -68,10 +76,11 @@ class Tasks:
             ids = (str(uuid5(UUID(sample.request_id), str(position))) for position in range(sample.tasks))
             self._acknowledged[sample.contender].update(ids)
 
-    def of(self, contender: str) -> dict[str, int] | None:
+    def of(self, contender: str) -> dict[str, Any] | None:
         """Return how many tasks are ``acknowledged``, and of these ``not_started``, ``done`` and ``not_done``.
 
-        Done is what has ended, whatever its end. None where no journal is known, or it cannot be read.
+        Done is what has ended, whatever its end. ``succeeded_in`` has, for each second since the load's start, how
+        many of them ended well in it. None where no journal is known, or it cannot be read.
         """
         journal = self._journals.get(contender)
         if journal is None:
@@ -87,4 +96,9 @@ class Tasks:
             "not_started": len(tasks - journal.started - journal.ended),
             "done": done,
             "not_done": len(tasks) - done,
+            "succeeded_in": self._by_second(t_ns for task, t_ns in journal.succeeded_ns.items() if task in tasks),
         }
+
+    def _by_second(self, times_ns: Iterable[int]) -> list[int]:
+        counts = Counter((t_ns - self._start_ns) // NS_PER_S for t_ns in times_ns)
+        return [counts[second] for second in range(max(counts, default=-1) + 1)]

@@ -7,7 +7,7 @@ const CHARTS = [
   ["Response time p50", "ms, from the intended time", [["p50_ms"]]],
   ["Response time p95", "ms; dashed: service time", [["p95_ms"], ["service_p95_ms", "second"]]],
   ["Response time p99", "ms, from the intended time", [["p99_ms"]]],
-  ["Acknowledged", "requests per s", [["acknowledged_per_s"]]],
+  ["Goodput", "tasks done per s; dashed: requests acknowledged", [["goodput_per_s"], ["acknowledged_per_s", "second"]]],
   ["Failures", "per s; dashed: unsent", [["failed_per_s"], ["unsent_per_s", "second"]]],
   ["Bystanders p95", "ms; dashed: lateness p99", [["bystander_p95_ms"], ["lateness_p99_ms", "second"]]],
 ];
@@ -18,7 +18,7 @@ const ROWS = [
   ["lateness_p99_ms", "Lateness p99, ms"],
   ["requests", "Requests"], ["acknowledged", "Acknowledged"], ["failed", "Failed"], ["unsent", "Unsent"],
 ];
-const TASKS = [["acknowledged", "Tasks acknowledged"], ["done", "Tasks done"], ["not_done", "Tasks not yet done"],
+const TASKS = [["goodput_per_s", "Goodput, tasks done per s"], ["acknowledged", "Tasks acknowledged"], ["done", "Tasks done"], ["not_done", "Tasks not yet done"],
   ["not_started", "Tasks not yet started"], ["backlog", "Messages in the queue"]];
 
 let last = null, beingSaved = false;
@@ -54,7 +54,7 @@ function figures(load, lab) {
     }));
     body.append(element("tr", {}, element("th", { scope: "row" }, title), ...cells));
   }
-  const tasks = names.map((name) => (lab ? lab.contenders[name] : load.contenders[name].tasks) || {});
+  const tasks = names.map((name) => tasksOf(name, load, lab));
   for (const [key, title] of TASKS.filter(([key]) => tasks.some((one) => key in one))) {
     const cells = names.map((name, i) => element("td", { colspan: 2, "data-figure": `${name}/tasks/${key}` },
       shown(tasks[i][key], key)));
@@ -62,6 +62,22 @@ function figures(load, lab) {
   }
   table.append(body);
   $("figures").replaceChildren(element("div", { class: "scroll" }, table));
+}
+
+// What is known of a contender's tasks; goodput is of the time until the last of them was done, or the load's.
+function tasksOf(name, load, lab) {
+  const known = (lab ? lab.contenders[name] : load.contenders[name].tasks) || {};
+  if (!known.succeeded_in) return known;
+  const seconds = Math.max(load.elapsed_s, known.succeeded_in.length);
+  const succeeded = known.succeeded_in.reduce((sum, count) => sum + count, 0);
+  return { ...known, goodput_per_s: seconds ? Number((succeeded / seconds).toPrecision(3)) : null };
+}
+
+// The second that has not ended yet has none.
+function seriesOf(name, load, lab) {
+  const { series } = load.contenders[name];
+  const done = tasksOf(name, load, lab).succeeded_in;
+  return { ...series, goodput_per_s: series.t_s.map((t) => done && t + 1 <= load.elapsed_s ? done[t] ?? 0 : null) };
 }
 
 function swatch(i) {
@@ -81,8 +97,9 @@ function ticks(most) {
   return found;
 }
 
-function chart([title, unit, keys], load, faults) {
-  const series = Object.values(load.contenders).map((contender) => contender.series);
+function chart([title, unit, keys], load, lab) {
+  const names = Object.keys(load.contenders);
+  const series = names.map((name) => seriesOf(name, load, lab));
   const times = series.flatMap((one) => one.t_s);
   const from = times.length ? Math.min(...times) : 0;
   const until = Math.max(from + 10, ...times);
@@ -97,8 +114,7 @@ function chart([title, unit, keys], load, faults) {
   }
   svg.append(element("text", { x: LEFT, y: HEIGHT - 6 }, `${Math.round(from)} s`),
     element("text", { x: WIDTH - RIGHT, y: HEIGHT - 6, "text-anchor": "end" }, `${Math.round(until)} s`));
-  const names = Object.keys(load.contenders);
-  for (const fault of faults) {
+  for (const fault of lab ? lab.faults : []) {
     if (fault.at_s < from || fault.at_s > until) continue;
     const what = `${fault.fault} of ${fault.contender} at ${fault.at_s.toFixed(1)} s`;
     svg.append(element("line", { class: "mark", "data-fault": fault.fault, x1: x(fault.at_s), x2: x(fault.at_s),
@@ -206,7 +222,7 @@ function draw_all() {
   figures(load, lab);
   faultButtons(load, lab);
   saving(lab);
-  $("charts").replaceChildren(legend(load), ...CHARTS.map((one) => chart(one, load, lab ? lab.faults : [])));
+  $("charts").replaceChildren(legend(load), ...CHARTS.map((one) => chart(one, load, lab)));
   workers(load);
 }
 

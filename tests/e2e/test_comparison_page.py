@@ -161,12 +161,16 @@ def test_it_shows_the_tasks_of_whom_a_journal_can_be_read_without_a_lab(start: S
     page.goto(f"{web_ui.url}/comparison")
     expect(page.get_by_text("Acknowledged", exact=True)).to_be_visible()
     assert page.get_by_text("Tasks done").count() == 0
-    shown["contenders"]["celery"]["tasks"] = {"acknowledged": 1200, "not_started": 30, "done": 1000, "not_done": 200}
+    lines = page.locator("polyline").count()
+    told = {"acknowledged": 1200, "not_started": 30, "done": 1000, "not_done": 200}
+    shown["contenders"]["celery"]["tasks"] = told | {"succeeded_in": [16] * 60}
     web_ui.show(shown)
-    for key, text in {"acknowledged": "1,200", "not_started": "30", "done": "1,000", "not_done": "200"}.items():
+    texts = {"acknowledged": "1,200", "not_started": "30", "done": "1,000", "not_done": "200", "goodput_per_s": "16"}
+    for key, text in texts.items():
         expect(page.locator(f"[data-figure='celery/tasks/{key}']")).to_have_text(text)
         expect(page.locator(f"[data-figure='inline/tasks/{key}']")).to_have_text("–")
     assert page.get_by_text("Messages in the queue").count() == 0
+    assert page.locator("polyline").count() == lines + 1, "the goodput of the one of whose tasks something is known"
 
 
 def test_two_pages_show_the_same_and_both_say_when_the_connection_is_lost(

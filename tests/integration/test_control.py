@@ -155,6 +155,8 @@ def test_tasks_are_counted_to_their_end_by_contender(client: Client) -> None:
         return {name: (c["acknowledged"], c["done"], c["not_done"]) for name, c in client.state()["contenders"].items()}
 
     assert until(lambda: counts() == {"inline": (1, 1, 0), "celery": (3, 3, 0)}, within_s=20), counts()
+    seconds = {name: one["succeeded_in"] for name, one in client.state()["contenders"].items()}
+    assert {name: sum(counted) for name, counted in seconds.items()} == {"inline": 1, "celery": 3}
     client.begin()
     assert counts() == {"inline": (0, 0, 0), "celery": (0, 0, 0)}
 

@@ -1,5 +1,6 @@
 """The tasks on the page "Comparison" without `lab up`: counted from a journal that the page's process can read."""
 
+import json
 from pathlib import Path
 from uuid import UUID, uuid4, uuid5
 
@@ -22,9 +23,16 @@ def write(journal: Journal, request_id: UUID, *events: Event, position: int = 0)
         journal.write(uuid5(request_id, str(position)), "action", event)
 
 
+def counted(tasks: Tasks) -> dict[str, int]:
+    """Return what is known of the tasks of `celery`, but when they were done."""
+    told = tasks.of("celery")
+    assert told is not None
+    return {name: count for name, count in told.items() if name != "succeeded_in"}
+
+
 def test_each_acknowledged_task_is_followed_to_its_end(tmp_path: Path) -> None:
     tasks = Tasks({"celery": tmp_path})
-    tasks.begin()
+    tasks.begin(0)
     api, worker = (Journal(tmp_path / "journal", service) for service in ("celery-api", "celery-worker"))
     requests = [uuid4() for _ in range(4)]
     for request in requests:
@@ -36,34 +44,53 @@ def test_each_acknowledged_task_is_followed_to_its_end(tmp_path: Path) -> None:
     write(worker, requests[1], "skipped")
     write(worker, requests[2], "started", "attempt_failed")
     write(worker, uuid4(), "started", "succeeded")  # nobody here has asked for it
-    assert tasks.of("celery") == {"acknowledged": 8, "not_started": 4, "done": 3, "not_done": 5}
+    assert counted(tasks) == {"acknowledged": 8, "not_started": 4, "done": 3, "not_done": 5}
     write(worker, requests[2], "started", "succeeded")
-    assert tasks.of("celery") == {"acknowledged": 8, "not_started": 4, "done": 4, "not_done": 4}
+    assert counted(tasks) == {"acknowledged": 8, "not_started": 4, "done": 4, "not_done": 4}
+
+
+def test_goodput_counts_each_task_in_the_second_in_which_it_first_ended_well(tmp_path: Path) -> None:
+    """Neither failures, nor what nobody acknowledged, nor a second time."""
+    tasks, done_ns = Tasks({"celery": tmp_path}), [7_100_000_000, 7_900_000_000, 9_000_000_000]
+    tasks.begin(5_000_000_000)
+    (tmp_path / "journal").mkdir()
+    lines = []
+    for t_ns in done_ns:
+        request = uuid4()
+        tasks.add(acknowledged(request))
+        ends = [("succeeded", t_ns), ("succeeded", t_ns + 10**9)]
+        lines += [{"task_id": str(uuid5(request, "0")), "event": event, "t_ns": at} for event, at in ends]
+    tasks.add(acknowledged(failed := uuid4()))
+    lines.append({"task_id": str(uuid5(failed, "0")), "event": "failed", "t_ns": done_ns[0]})
+    lines.append({"task_id": str(uuid4()), "event": "succeeded", "t_ns": done_ns[0]})
+    (tmp_path / "journal" / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (told := tasks.of("celery"))
+    assert told["succeeded_in"] == [0, 0, 2, 0, 1]
 
 
 def test_what_was_not_acknowledged_or_went_to_others_is_not_counted(tmp_path: Path) -> None:
     tasks = Tasks({"celery": tmp_path})
-    tasks.begin()
+    tasks.begin(0)
     tasks.add(acknowledged(uuid4())._replace(outcome="refused"))
     tasks.add(acknowledged(uuid4(), contender="inline"))
-    assert tasks.of("celery") == {"acknowledged": 0, "not_started": 0, "done": 0, "not_done": 0}
+    assert counted(tasks) == {"acknowledged": 0, "not_started": 0, "done": 0, "not_done": 0}
     assert tasks.of("inline") is None
 
 
 def test_a_new_load_begins_at_nothing(tmp_path: Path) -> None:
     tasks, request, journal = Tasks({"celery": tmp_path}), uuid4(), Journal(tmp_path / "journal", "celery-worker")
-    tasks.begin()
+    tasks.begin(0)
     tasks.add(acknowledged(request))
     write(journal, request, "started", "succeeded")
-    tasks.begin()
-    assert tasks.of("celery") == {"acknowledged": 0, "not_started": 0, "done": 0, "not_done": 0}
+    tasks.begin(0)
+    assert counted(tasks) == {"acknowledged": 0, "not_started": 0, "done": 0, "not_done": 0}
     tasks.add(acknowledged(request))  # the same ids: the same seed
-    assert tasks.of("celery") == {"acknowledged": 1, "not_started": 1, "done": 0, "not_done": 1}
+    assert counted(tasks) == {"acknowledged": 1, "not_started": 1, "done": 0, "not_done": 1}
 
 
 def test_a_line_that_is_not_whole_yet_is_read_once_it_is(tmp_path: Path) -> None:
     tasks, request = Tasks({"celery": tmp_path}), uuid4()
-    tasks.begin()
+    tasks.begin(0)
     tasks.add(acknowledged(request))
     write(Journal(tmp_path / "journal", "celery-worker"), request, "started", "succeeded")
     (file,) = (tmp_path / "journal").iterdir()
@@ -79,7 +106,7 @@ def test_a_line_that_is_not_whole_yet_is_read_once_it_is(tmp_path: Path) -> None
 @pytest.mark.parametrize("content", [None, "no JSON\n", '{"event": "started"}\n'], ids=["a folder", "text", "no id"])
 def test_a_journal_that_cannot_be_read_is_not_told_as_nothing_done(tmp_path: Path, content: str | None) -> None:
     tasks = Tasks({"celery": tmp_path})
-    tasks.begin()
+    tasks.begin(0)
     file = tmp_path / "journal" / "broken.jsonl"
     file.parent.mkdir()
     if content is None:
@@ -94,5 +121,5 @@ def test_the_snapshot_has_the_tasks_of_whom_it_knows(tmp_path: Path, known: bool
     live = Live(Tasks({"celery": tmp_path}) if known else None)
     live.begin("action", 1.0, {"celery": "http://127.0.0.1:1"}, start_ns=0)
     live.add([acknowledged(uuid4())])
-    counted = {"acknowledged": 1, "not_started": 1, "done": 0, "not_done": 1}
-    assert live.snapshot()["contenders"]["celery"]["tasks"] == (counted if known else None)
+    told = {"acknowledged": 1, "not_started": 1, "done": 0, "not_done": 1, "succeeded_in": []}
+    assert live.snapshot()["contenders"]["celery"]["tasks"] == (told if known else None)
