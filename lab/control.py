@@ -141,7 +141,8 @@ class Control:
 
         Per contender: ``acknowledged`` tasks of the run, those of them ``done`` (ended, whatever their end) and
         ``not_done``, how many ``succeeded_in`` each second since the load's start, the ``backlog`` of messages in its
-        queue (null where it has none, or it does not answer), and the ``faults`` that can be done to it. Per fault ``at_s`` and ``healed_s`` since the load's start.
+        queue (null where it has none, or it does not answer), and the ``faults`` that can be done to it. Per
+        fault ``at_s`` and ``healed_s`` since the load's start.
         """
         with self._lock:
             self._read()

@@ -7,6 +7,7 @@ is behind it, the lab's control API adds what became of the tasks, and does faul
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from flask import Blueprint, Response, jsonify, request
 from locust.web import WebUI
 
 STATIC = Path(__file__).parent / "static"
+FILES = {
+    "/comparison": ("comparison.html", "text/html"),
+    "/comparison/comparison.js": ("comparison.js", "text/javascript"),
+    "/comparison/comparison.css": ("comparison.css", "text/css"),
+}
 ANSWER_WITHIN_S = 5
 # Tasks are waited for, and a report is made.
 SAVED_WITHIN_S = 120
@@ -66,20 +72,8 @@ def add_page(web_ui: WebUI, snapshot: Callable[[], dict[str, Any]]) -> None:
     pages = Blueprint("comparison", __name__)
     protected: Callable[[View], View] = web_ui.auth_required_if_enabled
 
-    @pages.route("/comparison")
-    @protected
-    def page() -> Response:
-        return _static("comparison.html", "text/html")
-
-    @pages.route("/comparison/comparison.js")
-    @protected
-    def script() -> Response:
-        return _static("comparison.js", "text/javascript")
-
-    @pages.route("/comparison/comparison.css")
-    @protected
-    def styles() -> Response:
-        return _static("comparison.css", "text/css")
+    for path, (name, kind) in FILES.items():
+        pages.add_url_rule(path, name.replace(".", "_"), protected(partial(_static, name, kind)))
 
     @pages.route("/comparison/state")
     @protected
