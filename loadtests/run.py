@@ -9,6 +9,7 @@ import gevent
 
 from loadtests.arrivals import Stream, bystanders, wait_until
 from loadtests.plan import Plan
+from loadtests.promptness import be_prompt
 from loadtests.recorder import LoopLag, Sample
 from loadtests.sender import Intended, Sender
 from loadtests.target import Target, permitted_target
@@ -67,6 +68,7 @@ class LoadRun:
             Sender(target, self._record, in_flight_cap, contender=name) for name, target in targets.items()
         ]
         self._bystanders: gevent.Greenlet | None = None
+        be_prompt()
         gc.collect()
         gc.freeze()  # what is here stays: later collections need not look at it, and take less time
 
