@@ -1,5 +1,6 @@
 """The environment record: on what machine, with which packages and at which commit a run was made."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -79,17 +80,22 @@ def place(cpus: list[int]) -> Placement:
     return Placement(contender=cpus[half:], generator=cpus[:half], pinned=hasattr(os, "sched_setaffinity"))
 
 
-def git_commit() -> str:
-    """Return the commit of this checkout, ``-dirty`` appended where files differ from it, or ``unknown``."""
+def git_commit(checkout: Path = PROJECT) -> str:
+    """Return the commit of a checkout, or ``unknown``.
+
+    Where files differ from the commit, ``-dirty-`` is appended, and twelve digits that tell such differences apart.
+    """
     try:
-        return subprocess.run(
-            ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        commit = _git(checkout, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").decode().strip()
+        if not commit.endswith("-dirty"):
+            return commit
+        return f"{commit}-{hashlib.sha256(_git(checkout, 'diff', '--binary', 'HEAD')).hexdigest()[:12]}"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(checkout: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, check=True).stdout
 
 
 def _cpu_model() -> str:

@@ -112,7 +112,7 @@ class LoadSession:
         for box in (self._inbox, self._outbox):
             if box is not None:
                 box.begin()
-        if share.nth == 0 and not isinstance(runner, MasterRunner):  # of several workers, only the first
+        if not isinstance(runner, MasterRunner):
             run.accompany()
 
     def _begin_schedule(self, options: LoadOptions) -> None:

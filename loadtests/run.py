@@ -94,11 +94,14 @@ class LoadRun:
         self._send(intended)
 
     def accompany(self) -> None:
-        """Begin the bystanders of a load without a schedule; they go on until ``end``."""
+        """Begin the share of the bystanders of a load without a schedule; they go on until ``end``."""
         self._bystanders = gevent.spawn(self._accompany)
 
     def _accompany(self) -> None:
-        for arrival in bystanders(self.plan.options.bystanders_per_s):
+        for number, arrival in enumerate(bystanders(self.plan.options.bystanders_per_s)):
+            # By pairs: both streams go on, thinner, where a process of several is lost.
+            if number // 2 % self._share.of != self._share.nth:
+                continue
             intended_ns = self.plan.start_ns + arrival.offset_ns
             wait_until(intended_ns)
             self.arrive(intended_ns, arrival.stream)

@@ -123,6 +123,19 @@ def test_a_killed_worker_is_shown_and_the_others_go_on(distributed: tuple[Distri
     locust.stop()
 
 
+def test_whoever_is_left_of_the_workers_sends_bystanders(distributed: tuple[Distributed, Any]) -> None:
+    """Of both kinds, in the load that was on when the others were killed."""
+    locust, (one, _) = distributed
+    locust.swarm(users=12)
+    assert until(lambda: locust.states() == ["running"] * WORKERS, 20)
+    for worker in locust.workers[1:]:
+        worker.kill()
+        worker.wait()
+    then = len(one.received)
+    assert until(lambda: {"/ping/loop", "/ping/thread"} <= {request.path for request in one.received[then:]}, 20)
+    locust.stop()
+
+
 def test_replaced_workers_send_bystanders(distributed: tuple[Distributed, Any]) -> None:
     """Locust never gives the number of a worker that has left to another: not even 0."""
     locust, (one, _) = distributed

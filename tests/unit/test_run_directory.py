@@ -1,13 +1,14 @@
 """The run directory: what is said where its disk fails, and where other software would go on with it."""
 
 import errno
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lab.cli import check_same_software
 from lab.compare import check_same_servers
-from lab.environment import available_cpus, describe, machine_changes, packages, place, python
+from lab.environment import available_cpus, describe, git_commit, machine_changes, packages, place, python
 from lab.errors import LabError, UsageError
 from lab.rundir import RunDir
 from tests.runmaker import empty_run, plan
@@ -24,7 +25,7 @@ def test_a_full_disk_is_named_by_the_run_directory(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_resumed_with_other_software(tmp_path: Path) -> None:
-    """A commit says nothing of what is installed, and no two dirty trees apart."""
+    """A commit says nothing of what is installed."""
     run = empty_run(plan(["inline"], rounds=1))
     directory = RunDir.create(tmp_path, "compare", run)
     run.environment.python, run.environment.packages = python(), packages()
@@ -55,3 +56,28 @@ def test_another_machine_is_named_by_what_differs() -> None:
     assert not machine_changes(here)
     there = here.model_copy(update={"cpu": "Some CPU", "memory_bytes": 1})
     assert machine_changes(there) == f"CPU Some CPU, now {here.cpu}; bytes of memory 1, now {here.memory_bytes}"
+
+
+def test_changes_that_are_not_committed_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "code.py"
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    def changed_to(text: str) -> str:
+        file.write_text(text)
+        return git_commit(tmp_path)
+
+    assert git_commit(tmp_path) == "unknown"
+    git("init")
+    file.write_text("1")
+    git("add", "code.py")
+    git("commit", "-m", "First")
+    commit = git_commit(tmp_path)
+    two, three = changed_to("2"), changed_to("3")
+    assert two.startswith(f"{commit}-dirty-")
+    assert three.startswith(f"{commit}-dirty-")
+    assert two != three
+    assert changed_to("2") == two
+    assert changed_to("1") == commit

@@ -34,14 +34,14 @@ def test_two_processes_draw_the_same_plan() -> None:
     assert {one.phase for one in requests[0] if one.intended_ns >= 7 * NS_PER_S} == {"window"}
 
 
-def test_workers_share_the_cap_and_one_of_them_is_the_first() -> None:
+def test_workers_share_the_cap() -> None:
     """Whatever numbers Locust has given them."""
     shares = [Share.of_worker(worker, ["x", "y", "z"]) for worker in "xyz"]
     assert [share.nth for share in shares] == [0, 1, 2]
     assert sum(share.in_flight(1000) for share in shares) == 1000
 
 
-def test_a_worker_that_comes_later_has_a_part_and_is_not_the_first() -> None:
+def test_a_worker_that_comes_later_has_a_part() -> None:
     """It is not known to the others."""
     late = Share.of_worker("late", ["x", "y", "z"])
     assert (late.nth, late.in_flight(1000)) == (3, 250)
