@@ -33,7 +33,7 @@ class Share(NamedTuple):
 
     @classmethod
     def of_worker(cls, worker: str, there: Sequence[str]) -> "Share":
-        """Return the share of one of the workers that are there; who came later is one more, and never the first."""
+        """Return the share of one of the workers that are there; who came later is one more."""
         return cls(there.index(worker), len(there)) if worker in there else cls(len(there), len(there) + 1)
 
     def in_flight(self, cap: int) -> int:
