@@ -49,10 +49,10 @@ def defective(name: str, account: Path, **defect: int) -> ContenderRecord:
     )
 
 
-def load_of(users: str, rate: float, **probe: Any) -> ScenarioRecord:
+def load_of(users: str, rate: float, **other: Any) -> ScenarioRecord:
     """Return a short load; five seconds after one of warm-up, which the defect does not spare."""
     fields = {"name": users, "users": users, "rate": rate, "arrivals": "constant", "warmup_s": 1, "duration_s": 5}
-    return ScenarioRecord.model_validate(fields | probe)
+    return ScenarioRecord.model_validate(fields | other)
 
 
 def measured(
@@ -62,6 +62,7 @@ def measured(
     scenario: ScenarioRecord,
     faults: tuple[str, ...] = (),
     injections: int = 4,
+    horizon_s: float = 15,
 ) -> tuple[BlockRecord, list[Row]]:
     """Run one block of the contender as `lab` does; return its record and its tasks."""
     plan = Plan(
@@ -72,7 +73,7 @@ def measured(
         stack="local",
         contenders=[contender],
         scenarios=[scenario],
-        horizon_s=15,
+        horizon_s=horizon_s,
         faults=list(faults),
         injections=injections,
         fault_duration_s=10,
@@ -239,3 +240,13 @@ def test_an_end_that_the_journal_does_not_know_voids_the_block(shared: Servers, 
     assert {task["task_id"] for task in tasks if task["agreement"] == "unexplained"} == withheld
     assert not block.valid
     assert any(f"unexplained, for {len(withheld)} of the tasks" in why for why in block.why), block.why
+
+
+@pytest.mark.parametrize("name", ["inline", "celery", "celery-threads"])
+def test_what_outlasts_its_block_without_any_fault_is_pending(shared: Servers, tmp_path: Path, name: str) -> None:
+    """No defect, and none is found: it was the end of the block that ended the tasks, of either contender alike."""
+    scenario = load_of("probe", rate=6, probe_work="io", probe_seconds=20, duration_s=1)
+    block, tasks = measured(shared, tmp_path, KNOWN[name], scenario, horizon_s=1)
+    assert block.valid, block.why
+    assert len(tasks) == 12
+    assert {task["fate"] for task in tasks} == {"pending"}, tasks
