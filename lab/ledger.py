@@ -192,7 +192,7 @@ def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
     columns = {"event": "VARCHAR", "kind": "VARCHAR", "hostname": "VARCHAR", "pid": "BIGINT", "inner_pid": "BIGINT"}
     columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT", "status": "BIGINT", "signal": "BIGINT", "hurried": "BOOLEAN"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
-    _read_memory_limits(db, block)
+    _read_faults(db, block)
     # A container's status is 128 and the signal that ended it.
     db.execute(
         "CREATE TABLE deaths AS "
@@ -202,21 +202,21 @@ def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
         "FROM processes_lines WHERE event = 'ended' "
         "AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15 "
         "AND (status IS NOT NULL OR signal IS NOT NULL OR kind = 'container' OR (kind = 'inside' "
-        "AND EXISTS (FROM memory_limits WHERE t_ns BETWEEN injected_ns AND healed_ns))) "
+        "AND EXISTS (FROM faults WHERE fault = 'memory-limit' AND t_ns BETWEEN injected_ns AND healed_ns))) "
         "AND (signal = 9 OR status = 137 "
         "OR t_ns < coalesce((SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping'), t_ns + 1))"
     )
 
 
-def _read_memory_limits(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Table ``memory_limits``: when the kernel was made to kill in a container, be it one of a pool's processes."""
+def _read_faults(db: duckdb.DuckDBPyConnection, block: Path) -> None:
+    """Table ``faults``: from when until when which fault was on."""
     file = block / "faults.json"
     columns = "{'fault': 'VARCHAR', 'injected_ns': 'BIGINT', 'healed_ns': 'BIGINT'}"
-    db.execute("CREATE TABLE memory_limits (injected_ns BIGINT, healed_ns BIGINT)")
+    db.execute("CREATE TABLE faults (fault VARCHAR, injected_ns BIGINT, healed_ns BIGINT)")
     if file.exists():
         db.execute(
-            "INSERT INTO memory_limits SELECT injected_ns, coalesce(healed_ns, 9e18::BIGINT) "
-            f"FROM read_json($file, columns = {columns}) WHERE fault = 'memory-limit'",
+            "INSERT INTO faults SELECT fault, injected_ns, coalesce(healed_ns, 9e18::BIGINT) "
+            f"FROM read_json($file, columns = {columns})",
             {"file": no_glob(file)},
         )
 
@@ -271,6 +271,7 @@ def _find_held(db: duckdb.DuckDBPyConnection) -> None:
     """Table ``held``: tasks that a process still ran, or had before it, when the lab killed it at the end of the block.
 
     What only accepts tasks, for others to run, has none before it. The later steps of a sequence go with the first.
+    Where nobody died before, by a fault or by itself, such a process also has what was taken from the broker.
     """
     db.execute(
         """
@@ -285,6 +286,8 @@ def _find_held(db: duckdb.DuckDBPyConnection) -> None:
             JOIN deaths ON coalesce(deaths.pid = writers.pid, true) AND last_ns BETWEEN born_ns AND died_ns
             AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)
             WHERE killed_at_the_end AND (starts > ends OR (starts = 0 AND seen.file IN (FROM runners))))
+        SELECT task_id FROM leftovers WHERE in_unacked AND (SELECT bool_and(killed_at_the_end) FROM deaths)
+        AND NOT EXISTS (FROM faults) UNION
         SELECT task_id FROM kept UNION
         SELECT later.task_id FROM kept JOIN asked USING (task_id)
         JOIN asked AS later ON later.request_id = asked.request_id AND later.position > asked.position

@@ -160,7 +160,7 @@ def test_it_shows_the_tasks_of_whom_a_journal_can_be_read_without_a_lab(start: S
     web_ui.show(shown)
     page.goto(f"{web_ui.url}/comparison")
     expect(page.get_by_text("Acknowledged", exact=True)).to_be_visible()
-    assert page.get_by_text("Tasks done").count() == 0
+    assert page.get_by_text("Tasks done", exact=True).count() == 0
     lines = page.locator("polyline").count()
     told = {"acknowledged": 1200, "not_started": 30, "done": 1000, "not_done": 200}
     shown["contenders"]["celery"]["tasks"] = told | {"succeeded_in": [16] * 60}

@@ -134,11 +134,11 @@ MUTANTS = {
     "any end that another process waited for is a death": ("OR (kind = 'inside' ", "OR (true OR kind = 'inside' "),
     "a memory limit kills outside of containers": ("OR (kind = 'inside' ", "OR (true "),
     "a memory limit kills when it is over": (
-        "(FROM memory_limits WHERE t_ns BETWEEN injected_ns AND healed_ns)",
-        "(FROM memory_limits)",
+        " AND t_ns BETWEEN injected_ns AND healed_ns)",
+        ")",
     ),
-    "every fault is a memory limit": ("WHERE fault = 'memory-limit'", ""),
-    "a memory limit kills nobody": ("EXISTS (FROM memory_limits ", "NOT EXISTS (FROM memory_limits "),
+    "every fault is a memory limit": ("fault = 'memory-limit' AND ", ""),
+    "a memory limit kills nobody": ("AND EXISTS (FROM faults ", "AND NOT EXISTS (FROM faults "),
     "an end after the stop is a death": ("(signal = 9 OR status = 137 ", "(true "),
     "any process's death explains": ("ON coalesce(deaths.pid = writers.pid, true) AND started_ns", "ON started_ns"),
     "a death on any host explains": (
@@ -189,6 +189,41 @@ def test_the_end_of_a_container_explains_all_that_ran_in_it(tmp_path: Path) -> N
     block.container_dies()
     block.expect(task, "done", "explained")
     assert found(block.write(tmp_path / "block")) == block.expected
+
+
+def one_taken(block: Block) -> int:
+    """Add a task that a worker has taken from the broker and not begun; return a worker that the lab kills at last."""
+    (task,) = block.request("POST /action")
+    block.unacked.append({"task_id": str(task), "chain": [], "visible_since_wall_s": 1.5})
+    pid = block.doomed()
+    block.killed_at_the_end.add(pid)
+    return pid
+
+
+def a_fault(block: Block, _: int) -> None:
+    block.fault("cut-worker-broker", block.tick())
+
+
+def another_death(block: Block, _: int) -> None:
+    block.dies(block.doomed())
+
+
+def an_orderly_end(block: Block, pid: int) -> None:
+    block.killed_at_the_end.remove(pid)
+
+
+def test_what_a_worker_had_taken_when_the_lab_killed_it_is_pending(tmp_path: Path) -> None:
+    block = Block("celery")
+    one_taken(block)
+    assert [fate for fate, _ in found(block.write(tmp_path / "block")).values()] == ["pending"]
+
+
+@pytest.mark.parametrize("but", [a_fault, another_death, an_orderly_end])
+def test_what_may_have_been_taken_by_another_is_stranded(tmp_path: Path, but: Callable[[Block, int], None]) -> None:
+    """Nobody says which worker has taken it."""
+    block = Block("celery")
+    but(block, one_taken(block))
+    assert [fate for fate, _ in found(block.write(tmp_path / "block")).values()] == ["stranded"]
 
 
 def test_a_kill_in_a_hurry_ends_nothing_that_was_held(tmp_path: Path) -> None:
