@@ -140,9 +140,9 @@ class Control:
         """Return ``{"running", "contenders": {name: …}, "faults": [...], "saved": [{"run", "report"}, …]}``.
 
         Per contender: ``acknowledged`` tasks of the run, those of them ``done`` (ended, whatever their end) and
-        ``not_done``, how many ``succeeded_in`` each second since the load's start, the ``backlog`` of messages in its
-        queue (null where it has none, or it does not answer), and the ``faults`` that can be done to it. Per
-        fault ``at_s`` and ``healed_s`` since the load's start.
+        ``not_done``, how many ``succeeded_in`` each second since the load's start and when the last of them did
+        (``last_success_s``), the ``backlog`` of messages in its queue (null where it has none, or it does not answer),
+        and the ``faults`` that can be done to it. Per fault ``at_s`` and ``healed_s`` since the load's start.
         """
         with self._lock:
             self._read()
@@ -154,7 +154,7 @@ class Control:
             }
 
     def fault(self, contender: str, fault: str) -> None:
-        """Begin a fault. Raises Refused where there is no such thing, no load runs, or another one is not over."""
+        """Begin a fault. Raises Refused where there is no such thing, no load of it runs, or another is not over."""
         if contender not in self._stacks:
             raise Refused(HTTPStatus.NOT_FOUND, f"There is no contender '{contender}' here.")
         stack = self._stacks[contender]
@@ -164,6 +164,8 @@ class Control:
             self._read()
             if not self._samples.running:
                 raise Refused(HTTPStatus.CONFLICT, "No load is running: a fault now would show nothing.")
+            if contender not in (self._samples.header or {})["contenders"]:
+                raise Refused(HTTPStatus.CONFLICT, f"'{contender}' is not under load: a fault now would show nothing.")
             if any(asked.contender == contender and not asked.over for asked in self._faults):
                 raise Refused(HTTPStatus.CONFLICT, f"The fault before is not over for '{contender}' yet.")
             asked = Asked(contender, fault, time.monotonic_ns())
@@ -235,7 +237,8 @@ class Control:
         journal = self._journals[name]
         done = len(tasks & journal.ended)
         start_ns = (self._samples.header or {}).get("start_ns", 0)
-        seconds = Counter((t_ns - start_ns) // 10**9 for task, t_ns in journal.succeeded_ns.items() if task in tasks)
+        since_start_ns = [t_ns - start_ns for task, t_ns in journal.succeeded_ns.items() if task in tasks]
+        seconds = Counter(t_ns // 10**9 for t_ns in since_start_ns)
         return {
             "title": stack.contender.title,
             "url": stack.base_url,
@@ -243,6 +246,7 @@ class Control:
             "done": done,
             "not_done": len(tasks) - done,
             "succeeded_in": [seconds[second] for second in range(max(seconds, default=-1) + 1)],
+            "last_success_s": max(since_start_ns) / 1e9 if since_start_ns else None,
             "backlog": stack.backlog(),
             "faults": _possible(stack),
         }

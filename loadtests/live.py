@@ -60,7 +60,8 @@ class Figures:
     """What became of the requests of a span of time, to one contender.
 
     The response time counts from the intended time, and is +inf for what was not acknowledged. The service time
-    counts from the sending, and leaves out what was not sent. Bystanders are in no other figure than their own.
+    counts from the sending, of what was acknowledged alone, as in the report. Bystanders are in no other figure than
+    their own.
     """
 
     acknowledged: int = 0
@@ -83,8 +84,9 @@ class Figures:
         self.failed += sample.outcome in ("refused", "indeterminate")
         self.unsent += sample.outcome == "unsent"
         if sample.sent_ns is not None:
-            self.service.add(None if ended_ns is None else ended_ns - sample.sent_ns)
             self.lateness.add(sample.sent_ns - sample.intended_ns)
+            if ended_ns is not None:
+                self.service.add(ended_ns - sample.sent_ns)
 
     def merge(self, other: "Figures") -> None:
         """Add all that another one has counted."""
@@ -188,10 +190,10 @@ class Live:
         """Take note of how many requests a second are meant now."""
         self._rate = rate
 
-    def stop(self) -> None:
-        """End the run; samples may still come."""
+    def stop(self, at_ns: int) -> None:
+        """End the run, whose last arrivals were at ``at_ns`` of the monotonic clock; samples may still come."""
         if self._state == "running":
-            self._elapsed_s = self._since_start_s()
+            self._elapsed_s = max(0.0, (at_ns - self._start_ns) / NS_PER_S)
             self._state = "stopped"
 
     def add(self, samples: Iterable[Sample], worker: str | None = None) -> None:

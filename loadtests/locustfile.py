@@ -137,6 +137,7 @@ class LoadSession:
 
     def stop(self, **_: Any) -> None:
         """End the run; what is in flight gets Locust's ``--stop-timeout``."""
+        asked_ns = time.monotonic_ns()
         if self._player is not None:
             self._player.kill()
         for run in (self._run, self._part, self._conductor):
@@ -145,7 +146,7 @@ class LoadSession:
         if self._outbox is not None:
             self._outbox.send()
         if self._live is not None:
-            self._live.stop()
+            self._live.stop(asked_ns)
 
     def _rate(self) -> float | None:
         runner = self._environment.runner

@@ -5,7 +5,7 @@ For the page "Comparison", which asks once a second; the load itself speaks HTTP
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ class Tasks:
         """Return how many tasks are ``acknowledged``, and of these ``not_started``, ``done`` and ``not_done``.
 
         Done is what has ended, whatever its end. ``succeeded_in`` has, for each second since the load's start, how
-        many of them ended well in it. None where no journal is known, or it cannot be read.
+        many of them ended well in it; ``last_success_s`` is when the last of these did, None where none did. None where
+        no journal is known, or it cannot be read.
         """
         journal = self._journals.get(contender)
         if journal is None:
@@ -91,14 +92,13 @@ class Tasks:
             return None
         tasks = self._acknowledged[contender]
         done = len(tasks & journal.ended)
+        since_start_ns = [t_ns - self._start_ns for task, t_ns in journal.succeeded_ns.items() if task in tasks]
+        seconds = Counter(t_ns // NS_PER_S for t_ns in since_start_ns)
         return {
             "acknowledged": len(tasks),
             "not_started": len(tasks - journal.started - journal.ended),
             "done": done,
             "not_done": len(tasks) - done,
-            "succeeded_in": self._by_second(t_ns for task, t_ns in journal.succeeded_ns.items() if task in tasks),
+            "succeeded_in": [seconds[second] for second in range(max(seconds, default=-1) + 1)],
+            "last_success_s": max(since_start_ns) / NS_PER_S if since_start_ns else None,
         }
-
-    def _by_second(self, times_ns: Iterable[int]) -> list[int]:
-        counts = Counter((t_ns - self._start_ns) // NS_PER_S for t_ns in times_ns)
-        return [counts[second] for second in range(max(counts, default=-1) + 1)]

@@ -68,7 +68,7 @@ function figures(load, lab) {
 function tasksOf(name, load, lab) {
   const known = (lab ? lab.contenders[name] : load.contenders[name].tasks) || {};
   if (!known.succeeded_in) return known;
-  const seconds = Math.max(load.elapsed_s, known.succeeded_in.length);
+  const seconds = Math.max(load.elapsed_s, known.last_success_s ?? 0);
   const succeeded = known.succeeded_in.reduce((sum, count) => sum + count, 0);
   return { ...known, goodput_per_s: seconds ? Number((succeeded / seconds).toPrecision(3)) : null };
 }
@@ -155,7 +155,7 @@ function faultButtons(load, lab) {
     ...Object.entries(contender.faults).map(([fault, description]) => {
       const button = element("button", { type: "button", title: description, "aria-label": `${fault} of ${name}` }, fault);
       const busy = lab.faults.some((one) => one.contender === name && !one.over);
-      button.disabled = busy || !lab.running;
+      button.disabled = busy || !lab.running || !(name in load.contenders);
       button.addEventListener("click", () => post("fault", { contender: name, fault }));
       return button;
     })));

@@ -163,7 +163,7 @@ def test_it_shows_the_tasks_of_whom_a_journal_can_be_read_without_a_lab(start: S
     assert page.get_by_text("Tasks done", exact=True).count() == 0
     lines = page.locator("polyline").count()
     told = {"acknowledged": 1200, "not_started": 30, "done": 1000, "not_done": 200}
-    shown["contenders"]["celery"]["tasks"] = told | {"succeeded_in": [16] * 60}
+    shown["contenders"]["celery"]["tasks"] = told | {"succeeded_in": [16] * 60, "last_success_s": 59.5}
     web_ui.show(shown)
     texts = {"acknowledged": "1,200", "not_started": "30", "done": "1,000", "not_done": "200", "goodput_per_s": "16"}
     for key, text in texts.items():

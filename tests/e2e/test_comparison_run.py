@@ -112,6 +112,8 @@ def agrees(page: Page, name: str, summary: dict[str, Any]) -> None:
     assert number(page, f"{name}/tasks/acknowledged") == sum(share["count"] for share in shares)
     ended = sum(share["count"] for share in shares if share["fate"] not in ("pending", "stranded", "lost"))
     expect(figure(page, f"{name}/tasks/done")).to_have_text(f"{ended:,}")
+    goodput_per_s = row["goodput_per_s"]["median"]
+    assert number(page, f"{name}/tasks/goodput_per_s") == pytest.approx(goodput_per_s, rel=0.02)
 
 
 def take_pictures(page: Page) -> None:

@@ -12,7 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -229,9 +229,16 @@ def fates_of_acknowledged(block: Path) -> dict[str, int]:
 
 def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished(project: Project) -> None:
     before = set((project.folder / "runs").iterdir())
+    one_off = ["--filter", f"label=com.docker.compose.project={project.name}", "--filter", "name=-bench-run-"]
     command = ["docker", "compose", "--project-directory", str(project.folder), "--profile", "bench", "run", "--rm"]
     options = ["--scenario", "action", "--rounds", "5", "--duration", "2", "--rate", "5"]
-    status, said = until_ctrl_c([*command, "bench", *options], at=b"block 2/", within_s=120)
+    missing: list[set[str]] = []
+
+    def look() -> None:
+        missing.extend(guards_missing(one) for one in docker("ps", "-q", *one_off).split())
+
+    status, said = until_ctrl_c([*command, "bench", *options], at=b"block 2/", within_s=120, before=look)
+    assert missing == [{"health check"}], "a program that ends by itself is not asked how it is"
     assert status == COULD_NOT_MEASURE, said
     assert "Traceback" not in said
     (run,) = set((project.folder / "runs").iterdir()) - before
@@ -239,12 +246,14 @@ def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished
     assert blocks[0]["state"] == "finished"
     assert blocks[-1]["state"] == "planned"
     assert (run / "report.html").exists()
-    one_off = ["--filter", f"label=com.docker.compose.project={project.name}", "--filter", "name=-bench-run-"]
     assert until(lambda: docker("ps", "-aq", *one_off) == "", within_s=30)
 
 
-def until_ctrl_c(command: list[str], at: bytes, within_s: float) -> tuple[int, str]:
-    """Run a command in a terminal, press Ctrl-C once it has said this, and return its exit status and all it said."""
+def until_ctrl_c(command: list[str], at: bytes, within_s: float, before: Callable[[], object]) -> tuple[int, str]:
+    """Run a command in a terminal, press Ctrl-C once it has said this, and return its exit status and all it said.
+
+    ``before`` is called before that.
+    """
     terminal, of_command = pty.openpty()
     with subprocess.Popen(
         command, stdin=of_command, stdout=of_command, stderr=of_command, start_new_session=True
@@ -256,13 +265,14 @@ def until_ctrl_c(command: list[str], at: bytes, within_s: float) -> tuple[int, s
                 if select.select([terminal], [], [], 1)[0]:
                     said += os.read(terminal, 4096)
                 if at in said and not pressed:
+                    before()
                     pressed = bool(os.write(terminal, b"\x03"))
         os.close(terminal)
         process.kill()
         return process.wait(), said.decode(errors="replace")
 
 
-def test_more_workers_of_both_kinds_share_the_load(project: Project) -> None:
+def test_more_workers_of_both_kinds_share_the_load(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     others = {one for one in project.containers() if project.service_of(one) not in {"worker", "locust-worker"}}
     project.compose("up", "--wait", "--scale", "worker=3", "--scale", "locust-worker=4")
     services = Counter(project.service_of(one) for one in project.containers())
@@ -279,7 +289,10 @@ def test_more_workers_of_both_kinds_share_the_load(project: Project) -> None:
         project.web("/stop", form={})
     assert until(lambda: tasks_on_the_page(project)["not_done"] == 0, within_s=60), tasks_on_the_page(project)
     assert tasks_on_the_page(project)["done"] == tasks_on_the_page(project)["acknowledged"] > 0
-    print("tasks by Celery worker:", tasks_by_worker(project))
+    sent = sorted(worker["samples"] for worker in project.web("/comparison/state")["load"]["workers"].values())[-4:]
+    assert min(sent) > max(sent) / 2, "Locust shares its users out evenly"
+    with capsys.disabled():
+        print("\ntasks by Celery worker:", dict(tasks_by_worker(project)), "requests by Locust worker:", sent)
 
 
 def test_flower_sees_all_celery_workers(project: Project) -> None:

@@ -51,10 +51,11 @@ class Client:
         assert status == 200
         return said
 
-    def begin(self) -> None:
-        """Write the header of a new load."""
+    def begin(self, *contenders: str) -> None:
+        """Write the header of a new load, of all contenders where none is named."""
         now_ns = time.monotonic_ns()
-        header = {"contenders": {name: stack.base_url for name, stack in self.stacks.items()}, "start_ns": now_ns}
+        urls = {name: self.stacks[name].base_url for name in contenders or self.stacks}
+        header = {"contenders": urls, "start_ns": now_ns}
         header |= {"window_start_ns": now_ns, "wall_ns": time.time_ns(), "seed": 7, "bystanders": 0.0}
         header |= {"scenario": "probe", "arrivals": "poisson"}
         self.samples.write_text(json.dumps(header) + "\n")
@@ -186,6 +187,16 @@ def test_a_fault_is_done_once_at_a_time_and_what_waits_is_counted(client: Client
     assert until(lambda: celery.instances(celery.workers).keys() == before.keys())
     assert celery.instances(celery.workers) != before
     assert client.stacks["inline"].instances(["inline-api"]) == inline_before
+
+
+def test_a_fault_of_whom_nobody_loads_is_refused(client: Client) -> None:
+    """It would be in no chart and in no saved run."""
+    client.begin("celery")
+    before = client.stacks["inline"].instances(["inline-api"])
+    status, said = client.ask("POST", "/fault", {"contender": "inline", "fault": "api-kill"})
+    assert (status, said["message"]) == (409, "'inline' is not under load: a fault now would show nothing.")
+    assert client.state()["faults"] == []
+    assert client.stacks["inline"].instances(["inline-api"]) == before
 
 
 def test_a_load_is_saved_once_it_is_over_without_the_tasks_of_others(client: Client) -> None:

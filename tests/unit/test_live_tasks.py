@@ -27,7 +27,7 @@ def counted(tasks: Tasks) -> dict[str, int]:
     """Return what is known of the tasks of `celery`, but when they were done."""
     told = tasks.of("celery")
     assert told is not None
-    return {name: count for name, count in told.items() if name != "succeeded_in"}
+    return {name: count for name, count in told.items() if name not in ("succeeded_in", "last_success_s")}
 
 
 def test_each_acknowledged_task_is_followed_to_its_end(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_goodput_counts_each_task_in_the_second_in_which_it_first_ended_well(tmp
     lines.append({"task_id": str(uuid4()), "event": "succeeded", "t_ns": done_ns[0]})
     (tmp_path / "journal" / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert (told := tasks.of("celery"))
-    assert told["succeeded_in"] == [0, 0, 2, 0, 1]
+    assert (told["succeeded_in"], told["last_success_s"]) == ([0, 0, 2, 0, 1], 4.0)
 
 
 def test_what_was_not_acknowledged_or_went_to_others_is_not_counted(tmp_path: Path) -> None:
@@ -121,5 +121,5 @@ def test_the_snapshot_has_the_tasks_of_whom_it_knows(tmp_path: Path, known: bool
     live = Live(Tasks({"celery": tmp_path}) if known else None)
     live.begin("action", 1.0, {"celery": "http://127.0.0.1:1"}, start_ns=0)
     live.add([acknowledged(uuid4())])
-    told = {"acknowledged": 1, "not_started": 1, "done": 0, "not_done": 1, "succeeded_in": []}
+    told = {"acknowledged": 1, "not_started": 1, "done": 0, "not_done": 1, "succeeded_in": [], "last_success_s": None}
     assert live.snapshot()["contenders"]["celery"]["tasks"] == (told if known else None)
