@@ -164,7 +164,7 @@ class Control:
             self._read()
             if not self._samples.running:
                 raise Refused(HTTPStatus.CONFLICT, "No load is running: a fault now would show nothing.")
-            if contender not in (self._samples.header or {})["contenders"]:
+            if contender not in (self._samples.header or {}).get("contenders", ()):
                 raise Refused(HTTPStatus.CONFLICT, f"'{contender}' is not under load: a fault now would show nothing.")
             if any(asked.contender == contender and not asked.over for asked in self._faults):
                 raise Refused(HTTPStatus.CONFLICT, f"The fault before is not over for '{contender}' yet.")

@@ -273,7 +273,10 @@ def test_a_fault_is_done_from_the_page_and_marked(start: Start, page: Page, shar
             )
             assert refused.status == 409
             samples.write_text(
-                json.dumps({"host": celery.base_url, "start_ns": time.monotonic_ns() - 20_000_000_000}) + "\n"
+                json.dumps(
+                    {"contenders": {"celery": celery.base_url}, "start_ns": time.monotonic_ns() - 20_000_000_000}
+                )
+                + "\n"
             )
             before = [psutil.Process(pid) for pid in celery.instances(celery.workers).values()]
             button.click()
