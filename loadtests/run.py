@@ -14,6 +14,9 @@ from loadtests.recorder import LoopLag, Sample
 from loadtests.sender import Intended, Sender
 from loadtests.target import Target, permitted_target
 
+# The generator polls for a millisecond before each arrival: above this it would leave too little to who shares its CPU.
+PROMPT_BELOW_PER_S = 400
+
 
 class Rows(Protocol):
     """Where the samples go."""
@@ -39,6 +42,10 @@ class Share(NamedTuple):
     def in_flight(self, cap: int) -> int:
         """Return the process's part of a cap; the parts of all of them add up to it, unless it is below ``of``."""
         return max(1, (cap + self.nth) // self.of)
+
+    def has_bystander(self, number: int) -> bool:
+        """Return whether a bystander is the process's: by pairs, so that both streams outlive any one process."""
+        return number // 2 % self.of == self.nth
 
 
 class LoadRun:
@@ -68,7 +75,8 @@ class LoadRun:
             Sender(target, self._record, in_flight_cap, contender=name) for name, target in targets.items()
         ]
         self._bystanders: gevent.Greenlet | None = None
-        be_prompt()
+        if options.rate is not None and options.rate + 2 * options.bystanders_per_s < PROMPT_BELOW_PER_S:
+            be_prompt()
         gc.collect()
         gc.freeze()  # what is here stays: later collections need not look at it, and take less time
 
@@ -99,8 +107,7 @@ class LoadRun:
 
     def _accompany(self) -> None:
         for number, arrival in enumerate(bystanders(self.plan.options.bystanders_per_s)):
-            # By pairs: both streams go on, thinner, where a process of several is lost.
-            if number // 2 % self._share.of != self._share.nth:
+            if not self._share.has_bystander(number):
                 continue
             intended_ns = self.plan.start_ns + arrival.offset_ns
             wait_until(intended_ns)

@@ -299,8 +299,7 @@ def _became(summary: Summary, name: str | None, scenario: str, contender: str) -
     if "lost" not in counts:
         parts.append(f"lost {below(told)}")
     parts += [f"{_plain(share)} {share.count:,}" for share in own if share.request_outcome != "acknowledged"]
-    none = [fate for fate in ("stranded", "duplicated") if fate not in counts]
-    none += [] if any(share.fate == "recovered" for share in own) else ["recovered"]
+    none = [fate for fate in ("stranded", "duplicated", "recovered") if all(share.fate != fate for share in own)]
     if none:
         parts.append(f"none {' or '.join(filter(None, [', '.join(none[:-1]), none[-1]]))}")
     back = next((_back(f) for f in summary.faults if (f.fault, f.scenario, f.contender) == names), "")

@@ -1,10 +1,13 @@
 """What the generator asks of the scheduler."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
+
+from loadtests.promptness import be_prompt
 
 PROGRAM = """
 import os, resource, sys
@@ -34,3 +37,13 @@ def test_it_runs_at_once_where_that_is_granted_and_what_it_starts_does_not(right
     assert granted == at_once
     assert child_is_ordinary == "True"
     assert rights == "as it is" or granted == "False"
+
+
+def test_a_system_without_such_a_policy_leaves_all_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some sandboxes know one policy, and call every other invalid."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    assert not be_prompt()

@@ -54,8 +54,10 @@ def test_a_run_is_not_resumed_with_other_servers() -> None:
 def test_another_machine_is_named_by_what_differs() -> None:
     here = describe(place(available_cpus()), servers={})
     assert not machine_changes(here)
-    there = here.model_copy(update={"cpu": "Some CPU", "memory_bytes": 1})
-    assert machine_changes(there) == f"CPU Some CPU, now {here.cpu}; bytes of memory 1, now {here.memory_bytes}"
+    there = here.model_copy(update={"cpu": "Some CPU", "memory_bytes": 2**30})
+    gib = round(here.memory_bytes / 2**30)
+    assert machine_changes(there) == f"CPU Some CPU, now {here.cpu}; GiB of memory 1, now {gib}"
+    assert not machine_changes(here.model_copy(update={"memory_bytes": here.memory_bytes - 4096}))
 
 
 def test_changes_that_are_not_committed_are_told_apart(tmp_path: Path) -> None:

@@ -17,6 +17,15 @@ def test_the_parts_of_a_cap_add_up_to_it(workers: int) -> None:
     assert max(parts) - min(parts) <= 1
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_each_process_sends_bystanders_of_both_streams(workers: int) -> None:
+    """The streams take turns; each bystander is one process's."""
+    shares = [Share(nth, workers) for nth in range(workers)]
+    for number in range(24):
+        assert sum(share.has_bystander(number) for share in shares) == 1
+    assert all({number % 2 for number in range(24) if share.has_bystander(number)} == {0, 1} for share in shares)
+
+
 def test_each_process_may_have_one_request_in_flight() -> None:
     """However small the cap is."""
     assert [Share(nth, 4).in_flight(2) for nth in range(4)] == [1, 1, 1, 1]
