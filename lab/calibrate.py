@@ -16,16 +16,18 @@ from lab.calibration import FILE
 from lab.compare import begin, conclude, measure, place_or_refuse
 from lab.contenders import fill, load_contenders
 from lab.environment import PROJECT
-from lab.errors import MEASURED, VOID
+from lab.generator import BOUNDS, GeneratorTrial, bounds_of_several, planned_generator_s, processes_to_try
 from lab.instrument_cost import CostTrial, planned_cost_s
 from lab.interrupt import Interrupt, Interrupted
 from lab.known_latency import beside_the_truth
 from lab.known_servers import SERVERS
 from lab.planted import plant_and_look
+from lab.priority import off_the_contenders_cpus
 from lab.progress import duration
-from lab.report.summary import Calibration, Cost, KnownServer, Latency, Planted
+from lab.report.summary import Calibration, Cost, Generator, KnownServer, Latency, Planted
 from lab.run import plan_blocks, planned_seconds
 from lab.rundir import (
+    CALIBRATE,
     BlockRecord,
     ContenderRecord,
     Placement,
@@ -71,7 +73,7 @@ def calibration_plan(seed: int) -> Plan:
         description="servers whose latency is known exactly",
     )
     return Plan(
-        command="calibrate",
+        command=CALIBRATE,
         seed=seed,
         rounds=1,
         quick=False,
@@ -98,7 +100,8 @@ def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     blocks = calibration_blocks(plan)
     closed_loops_s = len(_known(plan)) * (plan.scenarios[0].duration_s + CLOSED_LOOP_OVERHEAD_S)
     costs_s = sum(planned_cost_s() for contender in plan.contenders if contender.name in COST_TRIED_ON)
-    planned_s = sum(planned_seconds(plan, blocks).values()) + closed_loops_s + costs_s
+    blocks_s = sum(planned_seconds(plan, blocks).values())
+    planned_s = blocks_s + closed_loops_s + costs_s + planned_generator_s()
     names = ", ".join(contender.name for contender in _known(plan))
     console.print(f"Servers of known latency: {names}. About {duration(planned_s)}. Seed {plan.seed}.", highlight=False)
     directory, run = begin(plan, blocks, placement, out)
@@ -106,25 +109,21 @@ def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
         measure(directory, run, interrupt, console)
         if not run.interrupted:
             _conclude_calibration(directory, run, interrupt, console)
-    status = conclude(directory, console, as_json)
-    return VOID if status == MEASURED and read(directory).wrong else status
+    return conclude(directory, console, as_json)
 
 
 def _conclude_calibration(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:
     """Ask each server in a closed loop too, try what the instrument costs, and write down what all that says of it."""
     try:
-        reported = _closed_loops(directory, run, interrupt, console)
-        costs = _costs(directory, run, interrupt, console)
+        with off_the_contenders_cpus(run.environment.placement):
+            reported = _closed_loops(directory, run, interrupt, console)
+            costs = _costs(directory, run, interrupt, console)
+            generators = _generators(directory, run, interrupt, console)
     except Interrupted:
         run.interrupted = True
         directory.write(run)
         return
-    directory.write_text(FILE, judge(directory, run, reported, costs).model_dump_json(indent=2))
-
-
-def read(directory: RunDir) -> Calibration:
-    """Return the calibration of a run directory."""
-    return Calibration.model_validate_json((directory.path / FILE).read_text())
+    directory.write_text(FILE, judge(directory, run, reported, costs, generators).model_dump_json(indent=2))
 
 
 def _known(plan: Plan) -> list[ContenderRecord]:
@@ -182,10 +181,29 @@ def _costs(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Con
     return costs
 
 
+def _generators(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> list[Generator]:
+    """Return how fast the load generator is by itself."""
+    placement = run.environment.placement
+    with Supervisor(directory.path / "generator") as supervisor:
+        trial = GeneratorTrial(supervisor, placement, interrupt.check)
+        found: list[Generator] = []
+        for processes in processes_to_try(placement):
+            console.print(f"generator  {processes} process{'' if processes == 1 else 'es'}", highlight=False)
+            bounds = bounds_of_several(BOUNDS, found[0], placement) if found else BOUNDS
+            found.append(trial.run(processes, run.plan.seed, bounds))
+    return found
+
+
 # what all that says
 
 
-def judge(directory: RunDir, run: RunRecord, reported: dict[str, Latency], costs: list[Cost]) -> Calibration:
+def judge(
+    directory: RunDir,
+    run: RunRecord,
+    reported: dict[str, Latency],
+    costs: list[Cost],
+    generators: list[Generator],
+) -> Calibration:
     """Return what the instrument made of each server and each planted fault; void blocks are not judged."""
     known = run.plan.scenarios[0]
     servers: list[KnownServer] = []
@@ -210,5 +228,6 @@ def judge(directory: RunDir, run: RunRecord, reported: dict[str, Latency], costs
         servers=servers,
         planted=planted,
         costs=costs,
+        generators=generators,
         not_judged=not_judged,
     )

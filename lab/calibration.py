@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from lab.environment import gib
 from lab.report.summary import Calibration
-from lab.rundir import Environment, RunDir
+from lab.rundir import CALIBRATIONS, Environment, RunDir
 
 FILE = "calibration.json"
 
@@ -11,14 +12,15 @@ FILE = "calibration.json"
 def cite(directory: RunDir, here: Environment) -> None:
     """Copy the newest calibration of this machine from the runs beside a run into it, if there is one.
 
-    One that found the instrument wrong counts as well: the report says so. Raises LabError where the disk does not
-    let it.
+    What the newest `lab calibrate --aa` says of the verdicts goes with it. One that found the instrument wrong counts
+    as well: the report says so. Raises LabError where the disk does not let it.
     """
-    made = [found for path in directory.path.parent.glob(f"*-calibrate/{FILE}") if (found := _read(path))]
-    ours = [found for found in made if _machine(found.environment) == _machine(here)]
-    if ours:
-        newest = max(ours, key=lambda found: found.made_at)
-        directory.write_text(FILE, newest.model_dump_json(indent=2))
+    paths = [path for command in CALIBRATIONS for path in directory.path.parent.glob(f"*-{command}/{FILE}")]
+    made = [found for path in paths if (found := _read(path)) and _machine(found.environment) == _machine(here)]
+    if made:
+        newest = max(made, key=lambda found: (found.on_known, found.made_at))
+        verdicts = max((found.aa for found in made if found.aa), key=lambda aa: aa.made_at, default=None)
+        directory.write_text(FILE, newest.model_copy(update={"aa": verdicts}).model_dump_json(indent=2))
 
 
 def _read(path: Path) -> Calibration | None:
@@ -31,4 +33,4 @@ def _read(path: Path) -> Calibration | None:
 
 def _machine(environment: Environment) -> tuple[object, ...]:
     """Return what tells machines apart, as far as the instrument is concerned."""
-    return environment.cpu, environment.cores, environment.affinity, environment.memory_bytes
+    return environment.cpu, environment.cores, environment.affinity, gib(environment.memory_bytes)

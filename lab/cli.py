@@ -20,9 +20,9 @@ from lab import doctor
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, software_changes
 from lab.errors import COULD_NOT_MEASURE, LabError, UsageError
-from lab.faults import FAULTS
-from lab.rundir import GRACE_S, ContenderRecord, Plan, RunDir, ScenarioRecord
-from lab.scenario import load_scenarios
+from lab.faults import FAULTS, check_users_own
+from lab.rundir import GRACE_S, ContenderRecord, Plan, RunDir, ScenarioRecord, Slo
+from lab.scenario import choices, load_scenarios
 from lab.stacks.override import services_of
 
 app = typer.Typer(
@@ -40,10 +40,16 @@ SCENARIOS = PROJECT / "scenarios"
 QUICK_CONTENDERS = ["inline", "celery"]
 DEFAULT_CONTENDERS = ["inline", "celery", "celery-threads"]
 DEFAULT_SCENARIOS = ["mixed"]
+CAPACITY_CONTENDERS = ["inline", "inline-workers", "celery", "celery-threads"]
 DEFAULT_ROUNDS = 5
 DEFAULT_FAULTS = ["api-kill", "worker-kill", "deploy"]
 HORIZON_S = 15.0
+# Of a long run more blocks are measured again where they are void: one in twenty.
+VOID_REPEATS = 2
+BLOCKS_PER_REPEAT = 20
 MOST_GRACE_S = 600.0
+# What typer makes of a Ctrl-C that nobody else takes.
+INTERRUPTED = 130
 
 
 class Stack(StrEnum):
@@ -80,6 +86,15 @@ Generators = Annotated[
     int,
     typer.Option(min=1, max=64, help="Locust workers that share the load; each needs a CPU on the generator's side."),
 ]
+VoidRepeats = Annotated[
+    int | None,
+    typer.Option(
+        "--void-repeats",
+        min=0,
+        max=1000,
+        help="How many void blocks are measured again at most; 2 by default, of a long comparison one in 20.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Fixes arrivals, requests and the order of blocks.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder in which the run directory is made.")]
@@ -104,6 +119,7 @@ def compare(
     scenarios_folder: ScenariosFolder = SCENARIOS,
     i_may_load: MayLoad = None,
     generators: Generators = 1,
+    void_repeats: VoidRepeats = None,
     seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -114,27 +130,33 @@ def compare(
     names = contender or (list(known) if own else QUICK_CONTENDERS if quick else DEFAULT_CONTENDERS)
     chosen = choose_contenders(names, known)
     scenarios = load_scenarios(scenarios_folder)
-    no_faults = not fault and (quick or own or stack is Stack.running)
+    loads = choose_scenarios(
+        scenario or (DEFAULT_SCENARIOS if scenarios_folder == SCENARIOS else list(choices(scenarios.values()))),
+        rate,
+        duration_s,
+        scenarios,
+    )
+    grid = any(load.grid for load in loads)
+    no_faults = not fault and (quick or own or grid or stack is Stack.running)
+    rounds = rounds or (1 if quick else DEFAULT_ROUNDS)
+    default_repeats = max(VOID_REPEATS, len(chosen) * len(loads) * rounds // BLOCKS_PER_REPEAT)
     plan = Plan(
         command="compare",
         seed=draw_seed(seed),
-        rounds=rounds or (1 if quick else DEFAULT_ROUNDS),
+        rounds=rounds,
         quick=quick,
         stack=stack.value,
         contenders=chosen,
-        scenarios=choose_scenarios(
-            scenario or (DEFAULT_SCENARIOS if scenarios_folder == SCENARIOS else list(scenarios)),
-            rate,
-            duration_s,
-            scenarios,
-        ),
+        scenarios=loads,
         horizon_s=HORIZON_S,
         faults=[] if no_faults else choose_faults(fault, chosen, stack),
         contenders_file=str(contenders_file) if own else None,
         scenarios_folder=str(scenarios_folder) if scenarios_folder != SCENARIOS else None,
         may_load=i_may_load or [],
         generators=generators,
+        void_repeats=default_repeats if void_repeats is None else void_repeats,
     )
+    check_one_load_for_faults(plan)
     check_contenders_fit(plan)
     measure(plan, out, as_json)
 
@@ -160,6 +182,7 @@ def faults(
     ] = GRACE_S,
     stack: StackOption = Stack.local,
     generators: Generators = 1,
+    void_repeats: VoidRepeats = None,
     seed: Seed = None,
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -180,7 +203,9 @@ def faults(
         fault_duration_s=duration_s,
         grace_s=grace_s,
         generators=generators,
+        void_repeats=VOID_REPEATS if void_repeats is None else void_repeats,
     )
+    check_one_load_for_faults(plan)
     if not plan.faults:
         raise UsageError("`lab faults` needs a fault; without one, `lab compare --fault none` measures.")
     check_contenders_fit(plan)
@@ -262,12 +287,51 @@ def examine(out: Out = Path("runs")) -> None:
 
 
 @app.command()
-def calibrate(seed: Seed = None, out: Out = Path("runs"), as_json: Json = False) -> None:
+def calibrate(
+    against_itself: Annotated[
+        bool, typer.Option("--aa", help="Try the verdicts instead: a contender against itself, at most 60 minutes.")
+    ] = False,
+    seed: Seed = None,
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
     """Test the instrument on this machine, against servers whose latency is known exactly."""
     from lab import calibrate as calibration
+    from lab.against_itself import plan_against_itself
 
+    if against_itself:
+        return measure(plan_against_itself(draw_seed(seed)), out, as_json)
     plan = calibration.calibration_plan(draw_seed(seed))
     raise typer.Exit(calibration.calibrate(plan, out, Console(stderr=as_json), as_json))
+
+
+@app.command()
+def capacity(
+    contender: Contenders = None,
+    work: Annotated[
+        list[str] | None, typer.Option(help="What a task does: io, blocking or cpu; repeatable, all by default.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, max=60, help="Seconds of a task; by default 0.1, and 0.01 of cpu.")
+    ] = None,
+    slo_response_ms: Annotated[float, typer.Option(help="Highest p95 of response time.")] = Slo().response_p95_ms,
+    slo_errors: Annotated[float, typer.Option(help="Highest share of requests without a yes.")] = Slo().errors,
+    slo_done_s: Annotated[float, typer.Option(help="Highest p95 of time to done.")] = Slo().done_p95_s,
+    duration_s: Annotated[
+        float, typer.Option("--duration", min=1, max=600, help="Seconds of the measured window of a block.")
+    ] = 8.0,
+    budget_min: Annotated[float, typer.Option("--budget", metavar="MINUTES", help="What all of it may take.")] = 40.0,
+    seed: Seed = None,
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Find the highest rate at which each contender keeps the SLO, for each kind of work."""
+    from lab.search import capacity_plan, work_to_do
+
+    slo = Slo(response_p95_ms=slo_response_ms, errors=slo_errors, done_p95_s=slo_done_s)
+    chosen = choose_contenders(contender or CAPACITY_CONTENDERS)
+    scenarios = work_to_do(work, seconds, duration_s)
+    measure(capacity_plan(chosen, scenarios, slo, budget_min, draw_seed(seed)), out, as_json)
 
 
 @app.command("list")
@@ -279,8 +343,9 @@ def show_choices() -> None:
         table.add_row(contender.name, contender.title, contender.slots)
     console.print(table)
     table = Table("scenario", "requests/s", "what it is", box=None, title="\nScenarios", title_justify="left")
-    for scenario in load_scenarios(SCENARIOS).values():
-        table.add_row(scenario.name, f"{scenario.rate:g}", scenario.description)
+    for name, loads in choices(load_scenarios(SCENARIOS).values()).items():
+        rates = sorted({load.rate for load in loads})
+        table.add_row(name, ", ".join(f"{rate:g}" for rate in rates), loads[0].description)
     console.print(table)
     table = Table("fault", "what is done", "stacks; contenders", box=None, title="\nFaults", title_justify="left")
     for fault in FAULTS.values():
@@ -297,7 +362,8 @@ def choose_contenders(names: list[str], known: dict[str, ContenderRecord] | None
 def choose_faults(names: list[str] | None, contenders: list[ContenderRecord], stack: Stack) -> list[str]:
     """Return the faults of these names, none for ``none``; where none is named, the usual ones that can be done.
 
-    Raises UsageError for one that does not exist or comes twice, or cannot be done to the stack or any contender.
+    Raises UsageError for one that does not exist or comes twice, or cannot be done to the stack, any contender, or a
+    broker of the user's own.
     """
     if names == ["none"]:
         return []
@@ -313,6 +379,7 @@ def choose_faults(names: list[str] | None, contenders: list[ContenderRecord], st
             raise UsageError(
                 f"The fault '{name}' can be done to none of the contenders that were asked for: {asked_for}."
             )
+        check_users_own([name], stack)
     return names
 
 
@@ -330,6 +397,12 @@ def check_contenders_fit(plan: Plan) -> None:
         host = urlsplit(contender.url).hostname or ""
         if not is_loopback(host) and host not in plan.may_load:
             raise UsageError(f"'{contender.name}' is not on this machine; if you may load it, say --i-may-load {host}.")
+
+
+def check_one_load_for_faults(plan: Plan) -> None:
+    """Raise UsageError where faults are to come under a grid of loads: they come under one."""
+    if plan.faults and (grids := [load.grid for load in plan.scenarios if load.grid]):
+        raise UsageError(f"Faults come under one load, and the scenario '{grids[0]}' is a grid of many.")
 
 
 def check_grace(plan: Plan) -> None:
@@ -364,11 +437,17 @@ def measure(plan: Plan, out: Path, as_json: bool) -> None:
 def choose_scenarios(
     names: list[str], rate: float | None, duration_s: float | None, known: dict[str, ScenarioRecord] | None = None
 ) -> list[ScenarioRecord]:
-    """Return the scenarios of these names, with the rate and duration asked for in place of their own."""
-    known = known or load_scenarios(SCENARIOS)
+    """Return the scenarios of these names, with the rate and duration asked for in place of their own.
+
+    Of a grid they are its cells, which keep their rates: UsageError where another one is asked for.
+    """
+    known_by_name = choices((known or load_scenarios(SCENARIOS)).values())
+    chosen = [load for name in check_names("scenario", names, list(known_by_name)) for load in known_by_name[name]]
+    if rate is not None and (grids := [load.grid for load in chosen if load.grid]):
+        raise UsageError(f"--rate {rate:g}: the scenario '{grids[0]}' is a grid that has rates of its own.")
     changes = {"rate": rate, "duration_s": duration_s}
     asked = {key: value for key, value in changes.items() if value is not None}
-    return [known[name].model_copy(update=asked) for name in check_names("scenario", names, list(known))]
+    return [load.model_copy(update=asked) for load in chosen]
 
 
 def check_names(kind: str, names: list[str], known: list[str]) -> list[str]:
@@ -386,7 +465,7 @@ def open_run(path: Path) -> RunDir:
     directory = RunDir(path)
     try:
         directory.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{path} is not a run directory: it has no run.json.") from None
     except ValueError as error:
         raise UsageError(f"{path / 'run.json'} cannot be read: {str(error).splitlines()[0]}.") from error
@@ -405,6 +484,10 @@ def main() -> None:
     """Run the command; an error that a user can cause is one sentence and an exit status."""
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            give_up("Interrupted.", COULD_NOT_MEASURE)
+        raise
     except LabError as error:
         give_up(str(error), error.exit_status)
     except OSError as error:

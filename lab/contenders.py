@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -13,9 +14,11 @@ from lab.rundir import ContenderRecord
 
 # As many threads as anyio gives to what FastAPI runs outside the event loop.
 THREADS = 40
+# With one, uvicorn starts no processes: it would be the contender without them again.
+LEAST_PROCESSES = 2
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_KNOWN = {"python", "port", "cpus", "threads"}
+_KNOWN = ["python", "port", "cpus", "threads", "processes"]
 _SET_BY_THE_LAB = {"DATA_DIR", "DATABASE_URL", "SMTP_URL", "REDIS_URL"}
 
 
@@ -27,7 +30,7 @@ class Contender(BaseModel):
     title: str = Field(min_length=1)
     api: list[str] = []
     url: str | None = None
-    health: str = Field(default="/health", pattern=r"^/\S*$")
+    health: str = Field(default="/health", pattern=r"^/[!-~]*$")
     data: str | None = None
     journal: bool = True
     workers: list[list[str]] = []
@@ -45,7 +48,7 @@ class Contender(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_the_address_of_a_server(cls, url: str | None) -> str | None:
-        if url is not None and not re.fullmatch(r"http://[^/\s?#@]+/?", url):
+        if url is not None and not (re.fullmatch(r"http://[^/\s?#@]+/?", url) and _has_an_authority(url)):
             raise ValueError("must look like http://127.0.0.1:8000")
         return url
 
@@ -75,10 +78,21 @@ class Contender(BaseModel):
         return env
 
 
+def _has_an_authority(url: str) -> bool:
+    """Return whether a URL has a host that can be looked up, and a port, if it has one, that can be."""
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:  # also what cannot be encoded is one
+        return False
+    return bool(host) and host.decode().isprintable()
+
+
 def _check_placeholders(command: list[str]) -> list[str]:
     for name in _PLACEHOLDER.findall(" ".join(command)):
         if name not in _KNOWN:
-            raise ValueError(f"{{{name}}} is none of {{python}}, {{port}}, {{cpus}}, {{threads}}")
+            known = ", ".join(f"{{{one}}}" for one in _KNOWN)
+            raise ValueError(f"{{{name}}} is none of {known}")
     return command
 
 
@@ -112,5 +126,6 @@ def _load(path: Path, name: str, table: object) -> ContenderRecord:
 
 def fill(command: list[str], port: int, cpus: int) -> list[str]:
     """Return a command with its placeholders replaced, for a port and a number of CPUs."""
-    values = {"python": sys.executable, "port": str(port), "cpus": str(cpus), "threads": str(THREADS)}
+    numbers = {"port": port, "cpus": cpus, "threads": THREADS, "processes": max(LEAST_PROCESSES, cpus)}
+    values = {"python": sys.executable} | {name: str(number) for name, number in numbers.items()}
     return [_PLACEHOLDER.sub(lambda match: values[match[1]], part) for part in command]

@@ -22,7 +22,6 @@ from typing import Any, Self
 from uuid import UUID, uuid5
 
 import duckdb
-import psutil
 
 from lab.drain import JournalTail
 from lab.errors import LabError
@@ -64,7 +63,10 @@ class SamplesTail:
         return self.header is not None and not self.ended
 
     def read(self) -> bool:
-        """Take in what has been written since the last call; return whether it was the beginning of a new run."""
+        """Take in what has been written since the last call; return whether it was the beginning of a new run.
+
+        Raises LabError where a line is none of a load's, until the next run replaces it.
+        """
         try:
             with self.path.open("rb") as file:
                 first_line = file.readline()
@@ -77,15 +79,23 @@ class SamplesTail:
                 data = file.read()
         except FileNotFoundError:
             return False
-        complete = data[: data.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        for line in complete.splitlines():
-            self._take(json.loads(line))
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            self._take(self._parsed(line))
+            self._offset += len(line)
         return is_new
 
     def _begin(self, first_line: bytes) -> None:
+        self.header, self.ended, self.tasks = self._parsed(first_line), False, {}
         self._first_line, self._offset = first_line, len(first_line)
-        self.header, self.ended, self.tasks = json.loads(first_line), False, {}
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise LabError(f"{self.path} has a line that is none of a load's: start another load.")
+        return row
 
     def _take(self, row: dict[str, Any]) -> None:
         if "seq" not in row:
@@ -118,7 +128,7 @@ Save = Callable[[Path, list[Seen]], RunDir]
 def _possible(stack: LocalStack) -> dict[str, str]:
     """Return what can be done to a stack: a description of each fault by name."""
     possible = [one for one in FAULTS.values() if "local" in one.stacks and one.applies_to(stack.contender)]
-    return {fault.name: fault.description for fault in possible}
+    return {fault.name: fault.description for fault in possible if not fault.hits_users_own("local")}
 
 
 class Control:
@@ -223,8 +233,8 @@ class Control:
     def _inject(self, asked: Asked, stack: LocalStack) -> None:
         try:
             asked.injection = inject(FAULTS[asked.fault], stack, self._over)
-        except (LabError, OSError, psutil.Error) as error:
-            asked.error = str(error)
+        except Exception as error:  # whatever it is, the fault is over, and the load can be saved
+            asked.error = str(error) or type(error).__name__
 
     def _read(self) -> None:
         if self._samples.read():
@@ -312,6 +322,8 @@ def _handler(control: Control, token: str) -> type[BaseHTTPRequestHandler]:
                 self._send(HTTPStatus.OK, route())
             except Refused as refused:
                 self._send(refused.status, {"message": str(refused)})
+            except LabError as error:
+                self._send(HTTPStatus.INTERNAL_SERVER_ERROR, {"message": str(error)})
 
         def _state(self) -> dict[str, Any]:
             if self.path != "/state":

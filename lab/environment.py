@@ -52,11 +52,12 @@ def software_changes(then: Environment) -> str:
 
 def machine_changes(then: Environment) -> str:
     """Return what is another machine's than the one an environment was recorded on, likewise; empty for nothing."""
-    now = {"CPU": _cpu_model(), "system": platform.platform(), "GiB of memory": _gib(psutil.virtual_memory().total)}
-    return differences({"CPU": then.cpu, "system": then.os, "GiB of memory": _gib(then.memory_bytes)}, now)
+    now = {"CPU": _cpu_model(), "system": platform.platform(), "GiB of memory": gib(psutil.virtual_memory().total)}
+    return differences({"CPU": then.cpu, "system": then.os, "GiB of memory": gib(then.memory_bytes)}, now)
 
 
-def _gib(memory_bytes: int) -> int:
+def gib(memory_bytes: int) -> int:
+    """Return a machine's memory in whole GiB, by which machines are told apart."""
     return round(memory_bytes / 2**30)  # to the byte it may change with each start of a virtual machine
 
 

@@ -3,8 +3,10 @@
 The stacks go on running, and had other loads before: the evidence is a copy, of this load's own tasks alone.
 """
 
+import io
 import json
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +26,8 @@ from lab.stacks.local import LocalStack
 
 # How long tasks that have not ended when the run is saved are waited for.
 HORIZON_S = 20.0
+# The events of the journal that end nothing.
+UNDER_WAY = ("accepted", "started")
 
 
 @dataclass(frozen=True)
@@ -123,13 +127,14 @@ def _fill(folder: Path, block: BlockRecord, seen: Seen, samples: Path) -> None:
     requests = folder / "requests.parquet"
     load.samples_to_parquet(samples, requests, contender=block.contender)
     (folder / "faults.json").write_text(json.dumps([asdict(injection) for injection in seen.faults], indent=2))
-    drain(JournalTail(stack.journal), seen.tasks, HORIZON_S, stack.broker_is_empty, check=lambda: None)
+    horizon_ns = time.monotonic_ns() + round(HORIZON_S * 1e9)
+    drain(JournalTail(stack.journal), seen.tasks, horizon_ns, stack.broker_is_empty, check=lambda: None)
     evidence = folder / "evidence"
-    stack.copy_evidence(evidence)
+    moment_ns = stack.copy_evidence(evidence)
     own = _own_tasks(requests)
     for file in [*evidence.glob("journal/*.jsonl"), *evidence.glob("*.log"), *evidence.glob("*.jsonl")]:
-        file.write_text("".join(_of_tasks(file, own)))
-    ledger.settle(folder, journal=stack.contender.journal)
+        file.write_bytes(b"".join(_of_tasks(file.read_bytes(), own, moment_ns)))
+    block.instrument["journal_lines_unreadable"] = ledger.settle(folder, journal=stack.contender.journal)
     # The stack was not stopped: its last task's end stands for the end of the drain, however late the run is saved.
     block.drained_ns = max(block.window_end_ns or 0, _last_end(folder / "tasks.parquet"))
     block.why = validity.judge(folder, block)
@@ -144,10 +149,29 @@ def _own_tasks(requests: Path) -> set[str]:
     return {str(uuid5(UUID(request_id), str(number))) for request_id, tasks in asked for number in range(tasks)}
 
 
-def _of_tasks(file: Path, tasks: set[str]) -> Iterable[str]:
-    """Yield the whole lines of a file that are of these tasks, or of no task at all."""
-    for line in file.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and ((task := json.loads(line).get("task_id")) is None or task in tasks):
+def _of_tasks(written: bytes, tasks: set[str], until_ns: int) -> Iterable[bytes]:
+    """Yield the whole lines of a file that are of no task, or of one of these and not of its end after a moment.
+
+    Of what ended while the files were copied one may have its end and another not; that it was begun, all have. A line
+    that cannot be read is of no task: the ledger counts it.
+    """
+    for line in io.BytesIO(written):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        match row:
+            case {"task_id": str(task_id), "event": str(event)} if event in UNDER_WAY:
+                counts = task_id in tasks
+            case {"task_id": str(task_id), "t_ns": int(t_ns)}:
+                counts = task_id in tasks and t_ns <= until_ns
+            case {"task_id": str(task_id)}:
+                counts = task_id in tasks
+            case _:
+                counts = True
+        if counts:
             yield line
 
 

@@ -4,17 +4,20 @@ A fault is injected several times in one block, since one kill has a luck of its
 record of ``faults.json``: ``{fault, injected_ns, ended_ns, healed_ns, pids, confirmed}``, times by CLOCK_MONOTONIC.
 """
 
+import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
+from lab.errors import LabError, UsageError
 from lab.load import read_header
+from lab.readiness import wait_until_ready
 from lab.rundir import GRACE_S, ContenderRecord, Plan, ScenarioRecord
 from lab.stacks.stack import ContainerStack, Stack
 
@@ -79,6 +82,7 @@ class Fault:
     on_for_s: float = 0
     needs_workers: bool = False
     needs_broker: bool = False
+    hits_broker: bool = False
     stacks: tuple[str, ...] = ("local", "compose")
     part_s: float = 3.5
 
@@ -87,6 +91,10 @@ class Fault:
         return (bool(contender.workers) or not self.needs_workers) and (
             contender.broker is not None or not self.needs_broker
         )
+
+    def hits_users_own(self, stack: str) -> bool:
+        """Return whether what it hits is a broker of the user's own, which containers never use."""
+        return self.hits_broker and stack == "local" and bool(os.environ.get("REDIS_URL"))
 
     @property
     def where(self) -> str:
@@ -145,6 +153,7 @@ FAULTS = {
             heal=lambda stack, names: stack.go_on(names),
             on_for_s=BROKEN_FOR_S,
             needs_broker=True,
+            hits_broker=True,
             part_s=7,
         ),
         Fault(
@@ -191,6 +200,13 @@ def as_planned(name: str, plan: Plan, scenario: ScenarioRecord) -> Fault:
     return deploy(plan.grace_s, scenario.probe_seconds or 0) if name == "deploy" else FAULTS[name]
 
 
+def check_users_own(names: Iterable[str], stack: str) -> None:
+    """Raise UsageError where one of these faults would hit a broker of the user's own."""
+    for name in names:
+        if FAULTS[name].hits_users_own(stack):
+            raise UsageError(f"The fault '{name}' cannot be done to a Redis of your own (REDIS_URL).")
+
+
 def inject(fault: Fault, stack: Stack, over: threading.Event = NEVER) -> Injection:
     """Do it once: inject, see that it happened, heal, and wait until the stack can do work again.
 
@@ -207,7 +223,7 @@ def inject(fault: Fault, stack: Stack, over: threading.Event = NEVER) -> Injecti
     if fault.heal:
         over.wait(fault.on_for_s)
         fault.heal(stack, names)
-    if _wait(stack.is_ready, HEALED_WITHIN_S, over):
+    if wait_until_ready(stack.is_ready, HEALED_WITHIN_S, over):
         injection.healed_ns = time.monotonic_ns()
     return injection
 
@@ -253,13 +269,15 @@ class Nemesis:
         self._thread.join()
 
     def records(self, check: Callable[[], None] = lambda: None) -> list[dict[str, object]]:
-        """Wait for the last injection, and return the records. Raises what went wrong in the thread.
+        """Wait for the last injection, and return the records. Raises LabError where something went wrong there.
 
         ``check`` is called meanwhile; it may raise to leave early.
         """
         while self._thread.is_alive():
             check()
             self._thread.join(0.1)
+        if isinstance(self._error, Exception) and not isinstance(self._error, LabError):
+            raise LabError(f"A fault could not be injected: {self._error!r}.") from self._error
         if self._error:
             raise self._error
         return [asdict(injection) for injection in self._done]

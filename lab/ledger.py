@@ -29,6 +29,10 @@ JOB_OF_ROUTE = {
 # Doing these twice leaves what doing them once leaves: how often they ran, the journal says.
 IDEMPOTENT_JOBS = "('process_document', 'log_conversation')"
 
+# What leaves effects that the lab knows. For the jobs of others the journal stands, unless the log of effects has them.
+PROBES = ("io", "blocking", "cpu", "async_blocking", "fail", "crash")
+KNOWN_JOBS = (*JOB_OF_ROUTE.values(), *(f"probe_{work}" for work in PROBES))
+
 # Above this DuckDB spills to disk: a block may have millions of events.
 MEMORY = "600MB"
 
@@ -59,9 +63,39 @@ EFFECTS = {
     "actions": "SELECT id(task_id), 'write_log', t_ns FROM actions_lines",
     "mails": "SELECT id(task_id), 'send_email', t_ns FROM mail_lines",
     "effects": "SELECT id(task_id), job, t_ns FROM effects_lines",
+    "own_jobs": (
+        f"SELECT task_id, job, t_ns FROM events WHERE event = 'succeeded' AND job NOT IN {KNOWN_JOBS} "
+        "AND job NOT IN (SELECT job FROM effects_lines WHERE job IS NOT NULL)"
+    ),
     "conversations": "SELECT id(task_id), 'log_conversation', NULL FROM rows_lines WHERE kind = 'conversation'",
     "documents": (
         "SELECT id(task_id), 'process_document', NULL FROM rows_lines WHERE kind = 'document' AND status = 'ready'"
+    ),
+}
+
+# Until when which process ran, of those that did not end in order; see `_read_deaths`.
+ENDS = {
+    # A container's status is 128 and the signal that ended it.
+    "died": (
+        "SELECT CASE WHEN kind = 'container' THEN NULL ELSE coalesce(inner_pid, pid) END, hostname, "
+        "coalesce(started_ns, 0), t_ns, coalesce(t_ns > "
+        "(SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping' AND NOT hurried), false), false "
+        "FROM processes_lines WHERE event = 'ended' "
+        "AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15 "
+        "AND (status IS NOT NULL OR signal IS NOT NULL OR kind = 'container' OR (kind = 'inside' "
+        "AND EXISTS (FROM faults WHERE fault = 'memory-limit' AND t_ns BETWEEN injected_ns AND healed_ns))) "
+        "AND (signal = 9 OR status = 137 "
+        "OR t_ns < coalesce((SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping'), t_ns + 1))"
+    ),
+    "deployed": (
+        "SELECT CASE WHEN kind = 'container' THEN NULL ELSE pid END, hostname, coalesce(started_ns, 0), t_ns, false, "
+        "false FROM processes_lines WHERE event = 'ended' "
+        "AND (signal = 15 OR status = 143) AND EXISTS (FROM faults "
+        "WHERE fault = 'deploy' AND list_contains(pids, pid) AND t_ns BETWEEN injected_ns AND healed_ns)"
+    ),
+    "lives_on": (
+        "SELECT pid, hostname, coalesce(started_ns, 0), t_ns, true, coalesce(runs_tasks, false) "
+        "FROM processes_lines WHERE event = 'living'"
     ),
 }
 
@@ -81,34 +115,38 @@ class Rules:
     agreements: Mapping[str, str] = field(default_factory=lambda: AGREEMENTS)
     effects: Mapping[str, str] = field(default_factory=lambda: EFFECTS)
     leftovers: Mapping[str, str] = field(default_factory=lambda: LEFTOVERS)
+    ends: Mapping[str, str] = field(default_factory=lambda: ENDS)
 
 
 RULES = Rules()
 
 
-def settle(block: Path, rules: Rules = RULES, journal: bool = True) -> None:
+def settle(block: Path, rules: Rules = RULES, journal: bool = True) -> int:
     """Write ``tasks.parquet`` of a block: without a row where there is no journal, for then nothing is known of tasks.
 
-    Raises duckdb.Error where a file of the block cannot be read.
+    Return how many lines of the journal cannot be read. Raises duckdb.Error where a file of the block cannot be read.
     """
     with TemporaryDirectory(prefix=".ledger-", dir=block) as spill, duckdb.connect() as db:
+        db.execute("ATTACH ':memory:' AS packed (COMPRESS); USE packed")  # else they fill the memory
         db.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {_quoted(Path(spill))}")
         db.execute("SET preserve_insertion_order = false")
-        _define_functions(db)
+        define_functions(db)
         _read_requests(db, block)
-        _read_journal(db, block)
-        _read_deaths(db, block)
+        unreadable = _read_journal(db, block)
+        _read_deaths(db, block, rules)
         _read_effects(db, block, rules)
         _read_leftovers(db, block, rules)
+        _find_doomed(db)
         _find_held(db)
         _summarise_journal(db)
         _join(db)
         draft = block / ".tasks.parquet.draft"
         db.execute(_verdicts(rules, draft, known=journal))
     draft.replace(block / "tasks.parquet")
+    return unreadable
 
 
-def _define_functions(db: duckdb.DuckDBPyConnection) -> None:
+def define_functions(db: duckdb.DuckDBPyConnection) -> None:
     """Define ``id(text)`` and ``task_id_of(request, position)``, the contract's uuid5 (RFC 9562, section 5.5)."""
     db.execute(f"CREATE MACRO id(text) AS coalesce(try_cast(text AS UUID), '{NIL}'::UUID)")
     db.execute(
@@ -141,12 +179,18 @@ def _read_requests(db: duckdb.DuckDBPyConnection, block: Path) -> None:
     )
 
 
-def _read_lines(db: duckdb.DuckDBPyConnection, name: str, files: list[Path], columns: dict[str, str]) -> None:
-    """Make a view ``<name>_lines`` of JSON Lines files, with the column ``filename``; empty where there are none."""
+def _read_lines(
+    db: duckdb.DuckDBPyConnection, name: str, files: list[Path], columns: dict[str, str], lenient: bool = False
+) -> None:
+    """Make a view ``<name>_lines`` of JSON Lines files, with the column ``filename``; empty where there are none.
+
+    Where it is ``lenient``, what cannot be read of a line is NULL.
+    """
     kept = ", ".join(_quoted(no_glob(file)) for file in files if file.exists() and file.stat().st_size)
     declared = ", ".join(f"'{column}': '{kind}'" for column, kind in columns.items())
     empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in (columns | {"filename": "VARCHAR"}).items())
-    read = f"FROM read_json([{kept}], format = 'newline_delimited', columns = {{{declared}}}, filename = true)"
+    read = f"FROM read_json([{kept}], format = 'newline_delimited', columns = {{{declared}}}, filename = true, "
+    read += f"ignore_errors = {lenient})"
     db.execute(f"CREATE VIEW {name}_lines AS {read if kept else f'SELECT {empty} WHERE false'}")
 
 
@@ -155,67 +199,69 @@ def _quoted(path: Path | str) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> None:
+def _read_journal(db: duckdb.DuckDBPyConnection, block: Path) -> int:
     """Tables ``events``: every line of every journal but the anchors; and ``writers``: what wrote which file.
 
+    Return how many lines cannot be read, which are no events. Each file begins with its anchor, which is none either.
     Millions of events: the file is an ENUM, a byte or two for each event instead of its whole name.
     """
     files = sorted((block / "evidence" / "journal").glob("*.jsonl"))
     columns = {"task_id": "VARCHAR", "job": "VARCHAR", "event": "VARCHAR", "t_ns": "BIGINT"}
     db.execute("CREATE TABLE writers (file VARCHAR, origin VARCHAR, pid BIGINT)")
-    for file in files:
-        origin, pid, _ = file.stem.rsplit("-", 2)
-        db.execute(
-            "INSERT INTO writers VALUES ($file, $origin, $pid)", {"file": str(file), "origin": origin, "pid": pid}
-        )
+    named = [(str(file), origin, pid) for file in files for origin, pid, _ in [file.stem.rsplit("-", 2)]]
+    values = {name: [row[i] for row in named] for i, name in enumerate(("files", "origins", "pids"))}
+    db.execute(
+        "INSERT INTO writers "
+        "SELECT unnest($files::VARCHAR[]), unnest($origins::VARCHAR[]), unnest($pids::VARCHAR[])::BIGINT",
+        values,
+    )
     db.execute("CREATE TYPE journal_file AS ENUM (SELECT file FROM writers)")
-    _read_lines(db, "journal", files, columns)
+    _read_lines(db, "journal", files, columns, lenient=True)
     db.execute(
         """
         CREATE TABLE events AS
         SELECT id(task_id) AS task_id, job, event, t_ns, filename::journal_file AS file
-        FROM journal_lines WHERE event IS NOT NULL
+        FROM journal_lines
         """
     )
+    no_events = "FROM events WHERE event IS NULL OR t_ns IS NULL OR t_ns < 0"
+    counted = db.execute(f"SELECT count(*) {no_events}").fetchone()
+    db.execute(f"DELETE {no_events}")
+    return max(0, (counted[0] if counted else 0) - sum(file.stat().st_size > 0 for file in files))
 
 
-def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path) -> None:
+def _read_deaths(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) -> None:
     """Table ``deaths``: from when until when which process of which host had a pid, of those that did not end in order.
 
     In order is: with status 0, by the SIGTERM that it was sent, or by whatever but SIGKILL after its stack was told to
-    stop; nor is it a death where another process waited for one, so that it is not known how it ended. What a fault
-    kills outside of a container is waited for by the lab; inside, ``memory-limit`` may kill one of a pool. With a
-    container ended every process in it: there the pid is NULL. A host is NULL where it was not recorded. Killed at the
-    end is what did not end in the time that it got when the lab stopped the stack, unless that was in a hurry, with
-    nothing left to be done.
+    stop; nor is it a death where another process waited for one, so that it is not known how it ended. But one that was
+    sent SIGTERM by a ``deploy`` may have no handler for it, and be amid its work. What a fault kills outside of a
+    container is waited for by the lab; inside, ``memory-limit`` may kill one of a pool. With a container ended every
+    process in it: there the pid is NULL. A host is NULL where it was not recorded. Killed at the end is what did not
+    end in the time that it got when the lab stopped the stack, unless that was in a hurry, with nothing left to do.
+
+    One that lives on when the evidence is taken stands here like one that is killed then. Of it may be known that it
+    runs what it accepts, even if it has begun none of the block's tasks: those of a block before may come first.
     """
     columns = {"event": "VARCHAR", "kind": "VARCHAR", "hostname": "VARCHAR", "pid": "BIGINT", "inner_pid": "BIGINT"}
-    columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT", "status": "BIGINT", "signal": "BIGINT", "hurried": "BOOLEAN"}
+    columns |= {"started_ns": "BIGINT", "t_ns": "BIGINT", "status": "BIGINT", "signal": "BIGINT"}
+    columns |= {"hurried": "BOOLEAN", "runs_tasks": "BOOLEAN"}
     _read_lines(db, "processes", [block / "evidence" / "processes.jsonl"], columns)
     _read_faults(db, block)
-    # A container's status is 128 and the signal that ended it.
     db.execute(
-        "CREATE TABLE deaths AS "
-        "SELECT CASE WHEN kind = 'container' THEN NULL ELSE coalesce(inner_pid, pid) END AS pid, hostname, "
-        "coalesce(started_ns, 0) AS born_ns, t_ns AS died_ns, coalesce(t_ns > "
-        "(SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping' AND NOT hurried), false) AS killed_at_the_end "
-        "FROM processes_lines WHERE event = 'ended' "
-        "AND coalesce(status, 1) NOT IN (0, 143) AND coalesce(signal, 9) <> 15 "
-        "AND (status IS NOT NULL OR signal IS NOT NULL OR kind = 'container' OR (kind = 'inside' "
-        "AND EXISTS (FROM faults WHERE fault = 'memory-limit' AND t_ns BETWEEN injected_ns AND healed_ns))) "
-        "AND (signal = 9 OR status = 137 "
-        "OR t_ns < coalesce((SELECT min(t_ns) FROM processes_lines WHERE event = 'stopping'), t_ns + 1))"
+        f"CREATE TABLE deaths AS FROM ({' UNION ALL '.join(rules.ends.values())}) "
+        "AS e(pid, hostname, born_ns, died_ns, killed_at_the_end, runs_tasks)"
     )
 
 
 def _read_faults(db: duckdb.DuckDBPyConnection, block: Path) -> None:
-    """Table ``faults``: from when until when which fault was on."""
+    """Table ``faults``: from when until when which fault was on, and which pids it hit."""
     file = block / "faults.json"
-    columns = "{'fault': 'VARCHAR', 'injected_ns': 'BIGINT', 'healed_ns': 'BIGINT'}"
-    db.execute("CREATE TABLE faults (fault VARCHAR, injected_ns BIGINT, healed_ns BIGINT)")
+    columns = "{'fault': 'VARCHAR', 'injected_ns': 'BIGINT', 'healed_ns': 'BIGINT', 'pids': 'BIGINT[]'}"
+    db.execute("CREATE TABLE faults (fault VARCHAR, injected_ns BIGINT, healed_ns BIGINT, pids BIGINT[])")
     if file.exists():
         db.execute(
-            "INSERT INTO faults SELECT fault, injected_ns, coalesce(healed_ns, 9e18::BIGINT) "
+            "INSERT INTO faults SELECT fault, injected_ns, coalesce(healed_ns, 9e18::BIGINT), pids "
             f"FROM read_json($file, columns = {columns})",
             {"file": no_glob(file)},
         )
@@ -267,11 +313,25 @@ def _read_leftovers(db: duckdb.DuckDBPyConnection, block: Path, rules: Rules) ->
     )
 
 
+def _find_doomed(db: duckdb.DuckDBPyConnection) -> None:
+    """Table ``doomed``: the journals of processes that did not end in order, and when that was. Mostly it is empty."""
+    db.execute(
+        """
+        CREATE TABLE doomed AS
+        SELECT writers.file::journal_file AS file, born_ns, died_ns, killed_at_the_end, runs_tasks
+        FROM writers JOIN deaths ON coalesce(deaths.pid = writers.pid, true)
+        AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)
+        """
+    )
+
+
 def _find_held(db: duckdb.DuckDBPyConnection) -> None:
     """Table ``held``: tasks that a process still ran, or had before it, when the lab killed it at the end of the block.
 
-    What only accepts tasks, for others to run, has none before it. The later steps of a sequence go with the first.
-    Where nobody died before, by a fault or by itself, such a process also has what was taken from the broker.
+    Or when the evidence was taken and it lived on. What only accepts tasks, for others to run, has none before it. The
+    later steps of a sequence go with the first. Such a process also has what was taken from the broker, if since the
+    request nobody died, by a fault or by itself, and no fault was on. Where neither the broker nor every process could
+    be asked, as of a stack that ran already, anything may be held.
     """
     db.execute(
         """
@@ -279,16 +339,19 @@ def _find_held(db: duckdb.DuckDBPyConnection) -> None:
         WITH seen AS (
             SELECT task_id, file, max(t_ns) AS last_ns, count_if(event = 'started') AS starts,
                    count_if(event IN ('succeeded', 'failed', 'attempt_failed')) AS ends
-            FROM events GROUP BY task_id, file),
+            FROM events WHERE file IN (SELECT file FROM doomed) GROUP BY task_id, file),
         runners AS (SELECT DISTINCT file FROM seen WHERE starts > 0),
         kept AS (
-            SELECT task_id FROM seen JOIN writers ON writers.file = seen.file::VARCHAR
-            JOIN deaths ON coalesce(deaths.pid = writers.pid, true) AND last_ns BETWEEN born_ns AND died_ns
-            AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)
-            WHERE killed_at_the_end AND (starts > ends OR (starts = 0 AND seen.file IN (FROM runners))))
-        SELECT task_id FROM leftovers WHERE in_unacked AND (SELECT bool_and(killed_at_the_end) FROM deaths)
-        AND NOT EXISTS (FROM faults) UNION
+            SELECT task_id FROM seen JOIN doomed USING (file)
+            WHERE killed_at_the_end AND last_ns BETWEEN born_ns AND died_ns
+            AND (starts > ends OR (starts = 0 AND (runs_tasks OR seen.file IN (FROM runners))))),
+        disturbances AS (
+            SELECT died_ns AS until_ns FROM deaths WHERE NOT killed_at_the_end UNION ALL SELECT healed_ns FROM faults)
+        SELECT task_id FROM leftovers JOIN asked USING (task_id)
+        WHERE in_unacked AND EXISTS (FROM deaths WHERE killed_at_the_end)
+        AND intended_ns > (SELECT coalesce(max(until_ns), 0) FROM disturbances) UNION
         SELECT task_id FROM kept UNION
+        SELECT task_id FROM asked WHERE EXISTS (FROM processes_lines WHERE event = 'unseen') UNION
         SELECT later.task_id FROM kept JOIN asked USING (task_id)
         JOIN asked AS later ON later.request_id = asked.request_id AND later.position > asked.position
         """
@@ -303,13 +366,10 @@ def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
         WITH starts AS (
             SELECT task_id, file, max(t_ns) FILTER (event = 'started') AS started_ns,
                    count_if(event = 'started') - count_if(event IN ('succeeded', 'failed', 'attempt_failed')) AS open
-            FROM events GROUP BY task_id, file HAVING open > 0),
+            FROM events WHERE file IN (SELECT file FROM doomed) GROUP BY task_id, file HAVING open > 0),
         ends AS (
             SELECT task_id, any_value(open) AS open, min(died_ns) AS died_ns
-            FROM starts JOIN writers ON writers.file = starts.file::VARCHAR
-            JOIN deaths ON coalesce(deaths.pid = writers.pid, true) AND started_ns BETWEEN born_ns AND died_ns
-            AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)
-            GROUP BY task_id, starts.file)
+            FROM starts JOIN doomed USING (file) WHERE started_ns BETWEEN born_ns AND died_ns GROUP BY task_id, file)
         SELECT task_id, sum(open) AS n_cut_off, min(died_ns) AS died_ns FROM ends GROUP BY task_id
         """
     )
@@ -317,9 +377,9 @@ def _summarise_journal(db: duckdb.DuckDBPyConnection) -> None:
         """
         CREATE TABLE journal AS
         SELECT task_id, any_value(job) AS journal_job,
-               count_if(event = 'succeeded') AS n_journal, count_if(event = 'started') AS attempts,
-               count_if(event = 'failed') AS n_failed, count_if(event = 'given_up') AS n_given_up,
-               count_if(event = 'skipped') AS n_skipped,
+               count(*) FILTER (event = 'succeeded') AS n_journal, count(*) FILTER (event = 'started') AS attempts,
+               count(*) FILTER (event = 'failed') AS n_failed, count(*) FILTER (event = 'given_up') AS n_given_up,
+               count(*) FILTER (event = 'skipped') AS n_skipped,
                min(t_ns) FILTER (event = 'accepted') AS accepted_ns, min(t_ns) FILTER (event = 'started') AS started_ns,
                min(t_ns) FILTER (event = 'succeeded') AS succeeded_ns,
                max(t_ns) FILTER (event IN ('failed', 'given_up', 'skipped')) AS stopped_ns,
@@ -352,7 +412,10 @@ def _join(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def _verdicts(rules: Rules, target: Path, known: bool) -> str:
-    """Return the SQL that gives each task its fate and agreement, and writes the Parquet file."""
+    """Return the SQL that gives each task its fate and agreement, and writes the Parquet file.
+
+    Tasks that no request of the block asked for are none of its, where the stack ran before and does what it had to do.
+    """
     return f"""
         COPY (
             SELECT task_id::VARCHAR AS task_id, request_id::VARCHAR AS request_id, route, job, position, phase,
@@ -365,6 +428,7 @@ def _verdicts(rules: Rules, target: Path, known: bool) -> str:
                         WHEN last_event IS NOT NULL THEN last_event || ' in ' || parse_filename(last_file::VARCHAR)
                         WHEN n_effects > 0 THEN 'its effect' ELSE 'nowhere' END AS last_seen
             FROM tasks WHERE {known}
+            AND (request_id IS NOT NULL OR NOT EXISTS (FROM processes_lines WHERE event = 'unseen'))
         ) TO {_quoted(target)} (FORMAT parquet)
     """
 

@@ -1,9 +1,11 @@
 """The load: Locust as a subprocess, and its raw samples as a table."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from lab.errors import LabError
 from lab.globs import no_glob
 from lab.rundir import ScenarioRecord
 from lab.stacks.servers import free_port
-from lab.stacks.supervisor import Supervisor
+from lab.stacks.supervisor import StackError, Supervisor
 
 BYSTANDERS_PER_S = 20
 IN_FLIGHT_CAP = 1000
@@ -22,6 +24,9 @@ IN_FLIGHT_CAP = 1000
 GRACE_S = 30
 # Locust's exit status where the load was put on, but not by all of its workers to the end.
 LOST_A_WORKER = 3
+
+# No line of the samples is longer.
+LAST_LINE_BYTES = 65_536
 
 SAMPLE_COLUMNS = {
     "seq": "BIGINT",
@@ -47,9 +52,11 @@ def locust_command(
     samples: Path,
     may_load: Sequence[str] = (),
     generators: int = 1,
+    ids: str | None = None,
 ) -> list[str]:
     """Return the command that puts a scenario's load on a host and writes its raw samples.
 
+    With ``ids``, any text, no other load has the same request ids, although the seed may be the same.
     Several generators are a Locust master, on a free port, and its workers. Requests that the scenario describes itself
     go into a file beside the samples.
     """
@@ -61,6 +68,7 @@ def locust_command(
         "--duration": scenario.duration_s,
         "--arrivals": scenario.arrivals,
         "--seed": seed,
+        "--ids": ids,
         "--bystanders": BYSTANDERS_PER_S if scenario.bystanders else 0,
         "--in-flight": IN_FLIGHT_CAP,
         "--samples": samples,
@@ -110,12 +118,16 @@ def drive(
     """
     locust = supervisor.start("locust", command, {}, cwd=PROJECT, cpus=cpus, log=log)
     deadline = time.monotonic() + planned_s + GRACE_S
-    while (status := locust.poll()) is None:
-        if time.monotonic() > deadline:
+    try:
+        while (status := locust.poll()) is None:
+            if time.monotonic() > deadline:
+                raise LabError(f"The load generator did not end within {planned_s + GRACE_S:.0f} s; see {log}.")
+            tick()
+            time.sleep(0.25)
+    except BaseException:  # the next block needs a load of its own
+        with suppress(StackError):  # why it was broken off is what counts
             supervisor.stop("locust", grace_s=1)
-            raise LabError(f"The load generator did not end within {planned_s + GRACE_S:.0f} s; see {log}.")
-        tick()
-        time.sleep(0.25)
+        raise
     if status not in (0, LOST_A_WORKER):
         raise LabError(f"The load generator ended with status {status}; see {log}.")
 
@@ -129,14 +141,16 @@ def read_header(samples: Path) -> dict[str, Any]:
 
 def read_footer(samples: Path) -> dict[str, Any]:
     """Return the last line of a samples file; empty where the file was cut off before it."""
-    last = samples.read_bytes().rstrip().rpartition(b"\n")[2]
+    with samples.open("rb") as file:
+        file.seek(-min(samples.stat().st_size, LAST_LINE_BYTES), os.SEEK_END)
+        last = file.read().rstrip().rpartition(b"\n")[2]
     footer: dict[str, Any] = json.loads(last) if last else {}
     return footer if {"loop_lag_p99_ms", "workers_lost"} & footer.keys() else {}
 
 
 def samples_to_parquet(samples: Path, table: Path, contender: str | None = None) -> None:
     """Write the rows of a samples file as Parquet, without its first and last line: one contender's where named."""
-    with duckdb.connect() as db:
+    with duckdb.cursor() as db:
         rows = db.sql(
             "SELECT * EXCLUDE contender FROM read_json($samples, format='newline_delimited', columns=$columns) "
             "WHERE seq IS NOT NULL AND ($contender IS NULL OR contender = $contender) ORDER BY seq",

@@ -65,6 +65,8 @@ def _plant(copy: Path, whose: Mapping[str, str]) -> None:
     for file in [*evidence.glob("journal/*.jsonl"), *evidence.glob("*.log"), *evidence.glob("*.jsonl")]:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         new = [other for line in lines for other in _planted(line, whose.get(str(line.get("task_id"))), file.name)]
+        if file.name == "processes.jsonl":
+            new = [line if line["event"] == "started" else _later(line) for line in new]
         file.write_text("".join(json.dumps(line) + "\n" for line in new))
 
 
@@ -76,13 +78,18 @@ def _planted(line: Line, what: str | None, file: str) -> list[Line]:
         return []
     if what == "duplicate":
         return [line] if file == "rows.jsonl" else [line, line]  # a row that is written twice is there once
-    return [line | {"t_ns": line["t_ns"] + ENDED_LATE_NS} if "t_ns" in line else line]
+    return [_later(line) if "t_ns" in line else line]
+
+
+def _later(line: Line) -> Line:
+    """Return a record that is of so much later; in a block without faults, which would have to be later too."""
+    return line | {"t_ns": line["t_ns"] + ENDED_LATE_NS}
 
 
 def _time_out(copy: Path, tasks: list[str]) -> None:
     """Let the requests of these tasks have got no answer within 10 s."""
     requests, draft = copy / "requests.parquet", copy / "requests-drafted.parquet"
-    with duckdb.connect() as db:
+    with duckdb.cursor() as db:
         owners = "SELECT request_id FROM read_parquet($tasks) WHERE list_contains($late, task_id)"
         found = db.execute(owners, {"tasks": str(copy / "tasks.parquet"), "late": tasks}).fetchall()
         timed_out = "list_contains($timed_out, request_id)"

@@ -24,13 +24,16 @@ class Progress:
 
     console: Console
     planned_s: dict[int, float]  # block number → estimate
+    ends_at: float | None = None  # by the monotonic clock, where the time is given and not the blocks
     _status: Status | None = None
     _began: float = field(default_factory=time.monotonic)
     _spent_s: float = 0.0
     _spent_planned_s: float = 0.0
 
     def left_s(self) -> float:
-        """Return the seconds that the blocks not yet finished will take."""
+        """Return the seconds that the blocks not yet finished will take, or that are left of the time given."""
+        if self.ends_at is not None:
+            return max(0.0, self.ends_at - self._began)
         pace = self._spent_s / self._spent_planned_s if self._spent_planned_s else 1.0
         return sum(self.planned_s.values()) * pace
 
@@ -41,7 +44,9 @@ class Progress:
     def block(self, record: BlockRecord, position: int, total: int) -> None:
         """Say that a block begins, the ``position``-th of the run."""
         self._began = time.monotonic()
-        self._title = f"block {position}/{total}  {record.contender} · {record.fault or record.scenario}"
+        at = f" at {record.rate:g}/s" if record.rate is not None else "" if self.ends_at is None else ", ramp"
+        of = f"/{total}" if self.ends_at is None else ""
+        self._title = f"block {position}{of}  {record.contender} · {record.fault or record.scenario}{at}"
         if self.console.is_terminal:
             self._status = self.console.status(self._title)
             self._status.start()

@@ -19,6 +19,9 @@ from lab.errors import LabError
 RUN_SCHEMA = 1
 # What a write may meet on a file that was opened; the error then names no file.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+# Commands whose runs test the instrument, and give no verdict on a contender.
+CALIBRATE, CALIBRATE_AA = "calibrate", "calibrate-aa"
+CALIBRATIONS = {CALIBRATE, CALIBRATE_AA}
 # What docker waits by default.
 GRACE_S = 10.0
 
@@ -93,7 +96,17 @@ class ScenarioRecord(Record):
     probe_seconds: float | None = Field(default=None, description="and for how long")
     requests: list[RequestRecord] = Field(default=[], description="for the users `requests`: what they ask for")
     bystanders: bool = Field(default=True, description="whether /ping/loop and /ping/thread are asked for beside it")
+    horizon_s: float | None = Field(default=None, description="how long after the window a task may end, here")
+    grid: str | None = Field(default=None, description="the scenario of whose grid this is one cell")
     description: str = ""
+
+
+class Slo(Record):
+    """What a contender must keep to for a rate to hold; its backlog must not grow either."""
+
+    response_p95_ms: float = 250.0
+    errors: float = Field(default=0.005, description="share of requests that are not acknowledged")
+    done_p95_s: float = 5.0
 
 
 class Plan(Record):
@@ -111,7 +124,7 @@ class Plan(Record):
     scenarios: list[ScenarioRecord]
     contenders_file: str | None = Field(default=None, description="where the contenders are one's own, as given")
     scenarios_folder: str | None = Field(default=None, description="where the scenarios are one's own, as given")
-    horizon_s: float = Field(description="how long after the window a task may still end")
+    horizon_s: float = Field(description="how long after the window a task may still end, unless a scenario says")
     faults: list[str] = []
     injections: int = Field(
         default=4, description="how often a fault comes in one block: one kill has a luck of its own"
@@ -130,6 +143,25 @@ class Plan(Record):
     grace_s: float = Field(
         default=GRACE_S, description="what a deploy gives each process between SIGTERM and SIGKILL, in seconds"
     )
+    slo: Slo | None = Field(default=None, description="of a search for capacities, which has a rate for each block")
+    budget_s: float | None = Field(default=None, description="seconds that such a search may take")
+
+
+class RampStep(Record):
+    """A load of one rate in a block in which several follow on another on the same stack."""
+
+    rate: float
+    window_start_ns: int
+    window_end_ns: int
+    drained_ns: int
+    held: bool = Field(description="by a glance at the samples and the journal; if not, it was the last")
+
+
+class BrokerUsage(Record):
+    """What a contender's broker used in a block, as it says itself."""
+
+    memory_bytes: int = Field(description="the most that it had allocated at any time since its start")
+    net_bytes: int = Field(description="in and out in window and drain; what the lab asked it is in it")
 
 
 class BlockRecord(Record):
@@ -140,6 +172,8 @@ class BlockRecord(Record):
     contender: str
     scenario: str
     fault: str | None = None
+    rate: float | None = Field(default=None, description="requests per second, in place of the scenario's own")
+    ramp: list[RampStep] = Field(default=[], description="the loads of a ramp, in place of the scenario's one")
     seed: int = Field(description="what the block's arrivals and requests are drawn from")
     repeat_of: int | None = Field(default=None, description="the number of the void block that this one repeats")
     folder: str = Field(description="relative to the run directory")
@@ -148,8 +182,12 @@ class BlockRecord(Record):
     why: list[str] = Field(default=[], description="why the block is void, or why it failed")
     window_start_ns: int | None = None
     window_end_ns: int | None = None
+    left_over: int = Field(
+        default=0, description="tasks of blocks before that had not ended when this one began, on a stack that runs on"
+    )
     injections: int | None = Field(default=None, description="how often the fault of a fault block came about")
     drained_ns: int | None = Field(default=None, description="when the last task ended or the horizon passed")
+    broker: BrokerUsage | None = Field(default=None, description="null without one, or where it did not answer")
     instrument: dict[str, float] = Field(default={}, description="lateness, loop lag, steal: see docs/method.md")
 
 

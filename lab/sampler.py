@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 import duckdb
 import psutil
 
+from lab.globs import no_glob
 from lab.priority import step_back
 
 EVERY_S = 0.5
@@ -47,11 +48,13 @@ class Sampler:
 
     ``roles`` gives the processes to sample, each with all below it that have no role of their own. ``cpu_s`` is the
     CPU time of a process since its start, and of those of its ended children that were too short-lived to be sampled
-    themselves, so the sum of the processes' increases is what a role has used.
+    themselves, so the sum of the processes' increases is what a role has used. ``cpus`` have a row in each sweep too,
+    of the role ``cpus`` and without a pid: for how long they were busy, with whatever it was.
     """
 
-    def __init__(self, roles: Callable[[], dict[int, str]], file: Path) -> None:
+    def __init__(self, roles: Callable[[], dict[int, str]], file: Path, cpus: Sequence[int] = ()) -> None:
         self.roles = roles
+        self.cpus = cpus
         self.file = file
         self.samples: list[Sample] = []
         self._known: dict[int, Known] = {}
@@ -83,7 +86,7 @@ class Sampler:
             gone = self._known.pop(pid)
             if gone.parent in self._known:
                 self._known[gone.parent].ended_children_s += gone.cpu_s
-        samples = []
+        samples = [Sample(t_ns, "cpus", 0, busy_s(self.cpus), 0, None)] if self.cpus else []
         for pid, role in present.items():
             with suppress(psutil.Error, OSError):
                 samples.append(self._sample(t_ns, role, self._known[pid]))
@@ -124,8 +127,37 @@ class Sampler:
         columns = {name: [sample[i] for sample in self.samples] for i, name in enumerate(Sample._fields)}
         values = ", ".join(f"unnest(${name}) AS {name}" for name in columns)
         target = str(self.file).replace("'", "''")
-        with duckdb.connect() as db:
+        with duckdb.cursor() as db:
             db.execute(f"COPY (SELECT {values}) TO '{target}' (FORMAT parquet)", columns)
+
+
+def busy_s(cpus: Sequence[int]) -> float:
+    """Return for how many seconds these CPUs were busy since the boot, what the hypervisor took not included."""
+    each = psutil.cpu_times(percpu=True)
+    busy = ("user", "nice", "system", "irq", "softirq")  # a guest's time is in the user's
+    return sum(float(getattr(each[cpu], kind, 0.0)) for cpu in cpus for kind in busy)
+
+
+# From the last sweep before the time to the last one in it; a process that began in it began with no CPU time.
+OTHERS = """
+    WITH seen AS (FROM read_parquet($file) WHERE t_ns <= $end_ns AND role IN ('api', 'worker', 'broker', 'cpus')),
+    used AS (
+        SELECT role, max(cpu_s) - coalesce(max(cpu_s) FILTER (t_ns <= $start_ns), 0) AS cpu_s
+        FROM seen GROUP BY role, pid)
+    SELECT sum(if(role = 'cpus', cpu_s, -cpu_s)),
+           (SELECT (max(t_ns) - max(t_ns) FILTER (t_ns <= $start_ns)) / 1e9 FROM seen WHERE role = 'cpus')
+    FROM used
+"""
+
+
+def others_share(file: Path, start_ns: int, end_ns: int, cpus: int) -> float | None:
+    """Return which share of the contender's CPUs others used between two moments; None where nobody looked."""
+    if not cpus or not file.exists():
+        return None
+    with duckdb.cursor() as db:
+        row = db.execute(OTHERS, {"file": no_glob(file), "start_ns": start_ns, "end_ns": end_ns}).fetchone()
+    others_s, looked_s = row or (None, None)
+    return max(0.0, others_s / looked_s / cpus) if others_s is not None and looked_s else None
 
 
 def _others(pids: Iterable[int]) -> Iterator[psutil.Process]:

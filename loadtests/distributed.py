@@ -9,7 +9,14 @@ from typing import Any
 
 import gevent
 from locust.env import Environment
-from locust.runners import STATE_MISSING, STATE_RUNNING, MasterRunner, WorkerRunner
+from locust.runners import (
+    STATE_MISSING,
+    STATE_RUNNING,
+    STATE_STOPPED,
+    STATE_STOPPING,
+    MasterRunner,
+    WorkerRunner,
+)
 
 from loadtests.live import Live
 from loadtests.plan import boot_id
@@ -109,10 +116,16 @@ class Inbox:
             gevent.sleep(WATCH_EVERY_S)
 
     def _look(self) -> None:
-        """Note how the workers are; one that was there and said goodbye, or nothing any more, is missing."""
-        now = dict.fromkeys(self._states, STATE_MISSING) | {
-            worker: str(node.state) for worker, node in dict(self._runner.clients).items()
+        """Note how the workers are; one that was there and said goodbye, or nothing any more, is missing.
+
+        At the end of a load each of them says goodbye, until it is ready for another.
+        """
+        ending = self._runner.state in (STATE_STOPPING, STATE_STOPPED)
+        gone = {
+            worker: STATE_STOPPED if ending and state != STATE_MISSING else STATE_MISSING
+            for worker, state in self._states.items()
         }
+        now = gone | {worker: str(node.state) for worker, node in dict(self._runner.clients).items()}
         for worker, state in now.items():
             if state == STATE_MISSING and self._states.get(worker) == STATE_RUNNING:
                 log.error("The load generator lost a worker while it sent: %s.", worker)

@@ -15,11 +15,13 @@ from loadtests.tasks import Tasks
 UNNAMED = "app"
 SERIES_S = 600
 RECENT_S = 10
+# Of fewer, one request in a hundred is a handful or none; the report has the same limit.
+REQUESTS_FOR_P99 = 1_000
 # A bucket is 2 % wide and stands for its geometric middle, which is at most 1 % away from all that is in it.
 GROWTH = 1.02
 _LOG_GROWTH = math.log(GROWTH)
 
-State = Literal["ready", "running", "stopped"]
+State = Literal["ready", "running", "ending", "stopped"]
 Milliseconds = float | Literal["inf"] | None
 
 
@@ -98,16 +100,22 @@ class Figures:
         self.lateness.merge(other.lateness)
         self.bystander.merge(other.bystander)
 
+    @property
+    def sent(self) -> int:
+        """The requests that were sent and have ended."""
+        return self.acknowledged + self.failed
+
     def as_dict(self) -> dict[str, Any]:
-        """Return counts, and percentiles in ms: None where there is nothing, "inf" where a failed request is."""
+        """Return counts, and percentiles in ms: None where there are too few, "inf" where a failed request is."""
+        requests = self.acknowledged + self.failed + self.unsent
         return {
-            "requests": self.acknowledged + self.failed + self.unsent,
+            "requests": requests,
             "acknowledged": self.acknowledged,
             "failed": self.failed,
             "unsent": self.unsent,
             "p50_ms": self.response.percentile_ms(0.50),
             "p95_ms": self.response.percentile_ms(0.95),
-            "p99_ms": self.response.percentile_ms(0.99),
+            "p99_ms": self.response.percentile_ms(0.99) if requests >= REQUESTS_FOR_P99 else None,
             "service_p50_ms": self.service.percentile_ms(0.50),
             "service_p95_ms": self.service.percentile_ms(0.95),
             "lateness_p99_ms": self.lateness.percentile_ms(0.99),
@@ -139,10 +147,15 @@ class _Contender:
                 recent.merge(figures)
         return {
             "url": self._url,
-            "total": self._total.as_dict(),
-            "recent": recent.as_dict(),
+            "total": self._total.as_dict() | {"sent_per_s": _per_s(self._total.sent, now_s)},
+            "recent": recent.as_dict() | {"sent_per_s": self._recently_sent_per_s(int(now_s))},
             "series": self._series(),
         }
+
+    def _recently_sent_per_s(self, until_s: int) -> float | None:
+        """Return how many requests were sent in each of the last whole seconds, on average."""
+        seconds = range(max(0, until_s - RECENT_S), until_s)
+        return _per_s(sum(self._seconds[at].sent for at in seconds if at in self._seconds), len(seconds))
 
     def _series(self) -> dict[str, list[Any]]:
         seconds = sorted(self._seconds)[-SERIES_S:]
@@ -159,6 +172,10 @@ class _Contender:
             "lateness_p99_ms": [one.lateness.percentile_ms(0.99) for one in figures],
             "bystander_p95_ms": [one.bystander.percentile_ms(0.95) for one in figures],
         }
+
+
+def _per_s(count: int, span_s: float) -> float | None:
+    return round(count / span_s, 1) if span_s >= 1 else None
 
 
 class Live:
@@ -190,9 +207,14 @@ class Live:
         """Take note of how many requests a second are meant now."""
         self._rate = rate
 
+    def end(self) -> None:
+        """Take note that the run is being ended: arrivals that have begun, and answers, may still come."""
+        if self._state == "running":
+            self._state = "ending"
+
     def stop(self, at_ns: int) -> None:
         """End the run, whose last arrivals were at ``at_ns`` of the monotonic clock; samples may still come."""
-        if self._state == "running":
+        if self._state in ("running", "ending"):
             self._elapsed_s = max(0.0, (at_ns - self._start_ns) / NS_PER_S)
             self._state = "stopped"
 
@@ -213,7 +235,7 @@ class Live:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the page shows, as JSON takes it: a time is in ms, None where there is nothing, or "inf"."""
-        elapsed_s = self._since_start_s() if self._state == "running" else self._elapsed_s
+        elapsed_s = self._since_start_s() if self._state in ("running", "ending") else self._elapsed_s
         return {
             "state": self._state,
             "scenario": self._scenario,

@@ -5,6 +5,7 @@ Locust user is a source of one arrival per second on average, so that the number
 """
 
 import logging
+import re
 import secrets
 import signal
 import sys
@@ -15,11 +16,20 @@ from typing import Any
 import gevent
 import psutil
 from flask import Response, jsonify, request
+from gevent.event import Event
 from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import CatchResponseError
-from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
+from locust.runners import (
+    STATE_INIT,
+    STATE_MISSING,
+    STATE_RUNNING,
+    STATE_SPAWNING,
+    STATE_STOPPED,
+    MasterRunner,
+    WorkerRunner,
+)
 from locust.web import WebUI
 
 from loadtests.arrivals import NS_PER_S, gap_s, wait_until
@@ -39,16 +49,23 @@ log = logging.getLogger("loadtests")
 
 # All that Locust's form Edit sends, which changes a load that runs; the start form sends every option.
 EDITED = {"user_count", "spawn_rate"}
+# How much longer a worker that has stopped may take to be ready again than it should; then it is not waited for.
+READY_AGAIN_S = 5.0
 
 
 class OneArrivalPerSecond(User):
     """An arrival process of one request per second on average, which never waits for an answer."""
 
     load: LoadRun
+    has_load = Event()
     started = 0
 
     def on_start(self) -> None:
-        """Begin at a random moment of the first second."""
+        """Begin at a random moment of the first second.
+
+        In a worker that joins during a load, users are spawned before it listens, and there is no run yet.
+        """
+        self.has_load.wait()
         kind = type(self)
         kind.started += 1
         self._rng = Random(f"{self.load.plan.seed}/user/{kind.started}")
@@ -80,14 +97,25 @@ class LoadSession:
         self._inbox = Inbox(environment, runner, live) if isinstance(runner, MasterRunner) and live else None
         self._part = Part(environment, runner, self._report) if isinstance(runner, WorkerRunner) else None
         self._conductor: Conductor | None = None
+        self._ending = False
+        self._told_to_stop: set[str] = set()
+        self._ready_again_by_s = 0.0
         hooks: Any = environment.events
         hooks.test_start.add_listener(self.start)
+        hooks.test_stopping.add_listener(self._stopping)
         hooks.test_stop.add_listener(self.stop)
         hooks.spawning_complete.add_listener(self._users_are)
         self._fire_request = hooks.request.fire
+        if isinstance(runner, WorkerRunner) and runner.worker_state in (STATE_SPAWNING, STATE_RUNNING):
+            self.start()  # a worker hears its master before it gets here: this one had been told to start already
 
     def start(self, **_: Any) -> None:
         """Begin a run with the options as they are now."""
+        self._told_to_stop = set()
+        runner = self._environment.runner
+        if isinstance(runner, WorkerRunner) and runner.state == STATE_STOPPED:
+            # Locust does so only when all users are there, and until then would not heed a stop.
+            runner.update_state(STATE_SPAWNING)
         try:
             options = read_options(vars(self._environment.parsed_options) | {"host": self._environment.host})
             self._several = len(options.targets) > 1
@@ -106,6 +134,7 @@ class LoadSession:
             share = share_of(self._environment, runner)
         run = self._new_run(options, lead_ns=0, share=share)
         OneArrivalPerSecond.load, OneArrivalPerSecond.started = run, 0
+        OneArrivalPerSecond.has_load.set()
         if self._live is not None:
             urls = {name or UNNAMED: url or "" for name, url in options.targets.items()}
             self._live.begin(options.scenario, self._rate(), urls, run.plan.start_ns)
@@ -137,16 +166,49 @@ class LoadSession:
 
     def stop(self, **_: Any) -> None:
         """End the run; what is in flight gets Locust's ``--stop-timeout``."""
-        asked_ns = time.monotonic_ns()
-        if self._player is not None:
-            self._player.kill()
-        for run in (self._run, self._part, self._conductor):
-            if run is not None:
-                run.end(self._environment.stop_timeout)
-        if self._outbox is not None:
-            self._outbox.send()
+        asked_ns, stop_timeout_s = time.monotonic_ns(), self._environment.stop_timeout
+        try:
+            if self._player is not None:
+                self._player.kill()
+            for run in (self._run, self._part, self._conductor):
+                if run is not None:
+                    run.end(stop_timeout_s)
+            if self._outbox is not None:
+                self._outbox.send()
+        finally:
+            if self._live is not None:
+                self._live.stop(asked_ns)
+            # A worker still awaits its last answers, and then sleeps as long again before it says that it is ready.
+            self._ready_again_by_s = time.monotonic() + 2 * stop_timeout_s + READY_AGAIN_S
+            self._ending = False
+
+    def _stopping(self, **_: Any) -> None:
+        runner = self._environment.runner
+        self._ending = True
+        self._told_to_stop = set(runner.clients) if isinstance(runner, MasterRunner) else set()
         if self._live is not None:
-            self._live.stop(asked_ns)
+            self._live.end()
+
+    def is_ending(self) -> bool:
+        """Return whether a run is being ended, or a worker that was told to stop is not ready for another yet.
+
+        Locust calls itself stopped while answers are still awaited, and knows nothing of a worker from when that has
+        stopped until it is ready.
+        """
+        runner = self._environment.runner
+        if self._ending or not isinstance(runner, MasterRunner):
+            return self._ending
+        if time.monotonic() > self._ready_again_by_s:
+            return False
+        clients = dict(runner.clients)
+        ready = {name for name, client in clients.items() if client.state in (STATE_INIT, STATE_MISSING)}
+        return not self._told_to_stop <= ready
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the page shows: a run is ending until another may begin."""
+        assert self._live is not None
+        seen = self._live.snapshot()
+        return seen | {"state": "ending"} if seen["state"] == "stopped" and self.is_ending() else seen
 
     def _rate(self) -> float | None:
         runner = self._environment.runner
@@ -213,10 +275,11 @@ def _check(values: dict[str, Any], host: str | None) -> LoadOptions:
     return options
 
 
-def _refuse_form(environment: Environment, web_ui: WebUI) -> Response | None:
+def _refuse_form(environment: Environment, web_ui: WebUI, session: LoadSession) -> Response | None:
     """Answer the web UI's start form where a run cannot be made of it; otherwise Locust goes on.
 
-    Locust itself would take a start for a change of the number of users where a load runs, and keep all its values.
+    Locust itself would take a start for a change of the number of users where a load runs, and keep all its values;
+    and it would begin another while the last one ends.
     """
     if not request.path.endswith("/swarm"):
         return None
@@ -227,12 +290,38 @@ def _refuse_form(environment: Environment, web_ui: WebUI) -> Response | None:
         ):
             raise UsageError(f"--{foreign[0].replace('_', '-')} can be given on the command line only.")
         _check(vars(environment.parsed_options) | form, form.get("host", environment.host))
+        _check_users(environment, form.get("user_count"), request.form.getlist("user_classes"))
         # Last, since nothing may yield between this and Locust's own beginning.
+        if session.is_ending():
+            raise UsageError("The last load is still ending: start another in a moment.")
         if not form.keys() <= EDITED and _is_loading(environment, web_ui):
             raise UsageError("A load is running: stop it before you start another. Edit changes its number of users.")
+        if _has_nobody_to_send(environment):
+            raise UsageError("No Locust worker is ready: nobody would send anything. Start one, or wait for it.")
     except (UsageError, OSError) as error:
         return jsonify({"success": False, "message": str(error), "host": environment.host})
     return None
+
+
+def _check_users(environment: Environment, count: str | None, classes: list[str]) -> None:
+    """Raise UsageError for a number of users that sends nothing, and for users that do not exist.
+
+    What is no number, Locust refuses.
+    """
+    if count is not None and re.fullmatch(r"\s*[-+]?\d{1,9}\s*", count) and int(count) < 1:
+        raise UsageError(f"{int(count)} users send nothing: their number is the arrival rate per second.")
+    known = {kind.__name__ for kind in environment.user_classes} | set(environment.available_user_classes or {})
+    if unknown := sorted(set(classes) - known):
+        raise UsageError(f"There are no users {unknown[0]!r}, but {', '.join(sorted(known))}.")
+
+
+def _has_nobody_to_send(environment: Environment) -> bool:
+    """Say whether there is not one worker to a master: Locust would say that it has begun, and not begin."""
+    runner = environment.runner
+    if not isinstance(runner, MasterRunner):
+        return False
+    clients = runner.clients
+    return not (clients.ready or clients.spawning or clients.running)
 
 
 def _is_loading(environment: Environment, web_ui: WebUI) -> bool:
@@ -264,16 +353,15 @@ def _init(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     if values["rate"] is not None:
         values["num_users"] = 0  # the schedule needs none
         values["only_summary"] = True  # printing the table every two seconds would hold the schedule up
-    if web_ui is not None and web_ui.app is not None:
-        web_ui.app.before_request(lambda: _refuse_form(environment, web_ui))
     # By itself Python would raise the interrupt in whatever greenlet runs just then, perhaps amid a request.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     live = Live(Tasks(options.contender_data)) if web_ui is not None else None
     if values["contender_url"]:
         OneArrivalPerSecond.host = "by contender"  # what the form's field Host shows instead of asking for one
-    if web_ui is not None and live is not None:
-        add_page(web_ui, live.snapshot)
-    LoadSession(environment, live)
+    session = LoadSession(environment, live)
+    if web_ui is not None and web_ui.app is not None:
+        add_page(web_ui, session.snapshot)
+        web_ui.app.before_request(lambda: _refuse_form(environment, web_ui, session))
 
 
 def _add_arguments(parser: LocustArgumentParser, **_: Any) -> None:

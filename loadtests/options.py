@@ -33,6 +33,7 @@ COMMAND_LINE_ONLY = {
         "requests per second to each of /ping/loop and /ping/thread (default 0; 20 where contenders are named)",
     ),
     "requests": (Path, "scenario requests: JSON file that describes them"),
+    "ids": (str, "any text: request ids of another load, although the seed is the same"),
     "samples": (Path, "file for the raw samples, one JSON line per intended request; replaced where it exists"),
 }
 
@@ -78,6 +79,7 @@ class LoadOptions(BaseModel):
     scenario: ScenarioName
     arrivals: ArrivalKind
     seed: Seed
+    ids: str | None = None
     probe_work: ProbeWork
     probe_seconds: Annotated[FiniteFloat, Field(ge=0, le=60)]
     in_flight: Annotated[int, Field(ge=1, le=8_000)]

@@ -75,8 +75,9 @@ class LoadRun:
             Sender(target, self._record, in_flight_cap, contender=name) for name, target in targets.items()
         ]
         self._bystanders: gevent.Greenlet | None = None
-        if options.rate is not None and options.rate + 2 * options.bystanders_per_s < PROMPT_BELOW_PER_S:
-            be_prompt()
+        plan.draw(self._to_come())
+        low = options.rate is not None and options.rate + 2 * options.bystanders_per_s < PROMPT_BELOW_PER_S
+        self._real_time = low and be_prompt()
         gc.collect()
         gc.freeze()  # what is here stays: later collections need not look at it, and take less time
 
@@ -141,7 +142,8 @@ class LoadRun:
             for sender in self._senders:
                 sender.give_up(intended, "stopped before it was sent")
         max_in_flight = max(sender.max_in_flight for sender in self._senders)
-        self._rows.close(self._lag.stop() | {"max_in_flight": max_in_flight, "workers": 1, "workers_lost": 0})
+        alone = {"workers": 1, "workers_lost": 0, "real_time": int(self._real_time)}
+        self._rows.close(self._lag.stop() | {"max_in_flight": max_in_flight} | alone)
 
     def _record(self, sample: Sample, length: int) -> None:
         self._rows.record(sample)

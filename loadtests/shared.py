@@ -261,12 +261,17 @@ class Conductor:
                 seq = reported.find(0, seq + 1)
 
     def _last_line(self, lost: int) -> dict[str, float]:
-        """Return the workers' last lines as one: the worst of their lags, and the sum of their highest in flight."""
+        """Return the workers' last lines as one: the worst of their lags, and the sum of their highest in flight.
+
+        Whether they had a real-time policy is whether all of them had.
+        """
         lines = [worker.last_line for worker in self._workers.values() if worker.last_line is not None]
         worst = ("loop_lag_p99_ms", "loop_lag_max_ms")
         merged = {name: max(line[name] for line in lines) for name in worst} if lines else {}
         in_flight = sum(line["max_in_flight"] for line in lines)
-        return merged | {"max_in_flight": in_flight, "workers": len(self._workers), "workers_lost": lost}
+        real_time = int(bool(lines) and all(line["real_time"] for line in lines))
+        counts = {"workers": len(self._workers), "workers_lost": lost}
+        return merged | {"max_in_flight": in_flight, "real_time": real_time} | counts
 
     def _take_ready(self, msg: Any, **_: Any) -> None:
         if (worker := self._workers.get(msg.node_id)) is not None:

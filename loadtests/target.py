@@ -57,7 +57,7 @@ def _addresses(name: str, port: int, anywhere: bool, option: str) -> Sequence[tu
     """Return the addresses of a name; those of a loopback name that a hosts file points elsewhere are left out."""
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(f"{option}: {name} cannot be resolved: {error}.") from error
     addresses = [(family, address) for family, *_, address in found if anywhere or _is_loopback(str(address[0]))]
     if not addresses:

@@ -4,6 +4,7 @@ For the page "Comparison", which asks once a second; the load itself speaks HTTP
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +24,7 @@ class _Journal:
     def __init__(self, data: Path) -> None:
         self._folder = data / "journal"
         self._read: dict[Path, int] = {}
+        self._foreign = False  # whether there was a line that is no journal's: then nothing is known any more
         self.started: set[str] = set()
         self.ended: set[str] = set()
         self.succeeded_ns: dict[str, int] = {}
@@ -32,26 +34,48 @@ class _Journal:
         self.started.clear()
         self.ended.clear()
         self.succeeded_ns.clear()
-        self._read = {file: file.stat().st_size for file in self._folder.glob("*.jsonl")}
+        self._foreign = False
+        self._read = {file: file.stat().st_size for file in self._files()}
 
     def read(self) -> None:
-        """Take in the lines that are new and whole. Raises OSError; ValueError or LookupError for another's."""
-        for file in self._folder.glob("*.jsonl"):
+        """Take in the lines that are new and whole. Raises OSError; ValueError where there is or was another's."""
+        for file in self._files():
             with file.open("rb") as lines:
                 lines.seek(self._read.get(file, 0))
                 data = lines.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._read[file] = self._read.get(file, 0) + len(whole)
             for line in whole.splitlines():
-                self._take(json.loads(line))
+                self._take(line)
+        if self._foreign:
+            raise ValueError(f"There is a line in {self._folder} that is no journal's.")
 
-    def _take(self, line: dict[str, Any]) -> None:
-        if line.get("event") == "started":
-            self.started.add(line["task_id"])
-        elif line.get("event") in ENDS:
-            self.ended.add(line["task_id"])
-            if line["event"] == "succeeded":
-                self.succeeded_ns.setdefault(line["task_id"], line["t_ns"])
+    def _files(self) -> list[Path]:
+        """Return the files of the journal, none where there is no folder yet."""
+        with suppress(FileNotFoundError):
+            return sorted(path for path in self._folder.iterdir() if path.suffix == ".jsonl")
+        return []
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            event = None
+        match event:
+            case {"event": str(), "task_id": str(task_id), "t_ns": int(t_ns)} if t_ns <= time.monotonic_ns():
+                self._take_event(event["event"], task_id, t_ns)
+            case {"boot_id": _}:
+                pass  # the first line of a file
+            case _:
+                self._foreign = True
+
+    def _take_event(self, event: str, task_id: str, t_ns: int) -> None:
+        if event == "started":
+            self.started.add(task_id)
+        elif event in ENDS:
+            self.ended.add(task_id)
+            if event == "succeeded":
+                self.succeeded_ns.setdefault(task_id, t_ns)
 
 
 class Tasks:
@@ -88,7 +112,7 @@ class Tasks:
             return None
         try:
             journal.read()
-        except (OSError, ValueError, LookupError):
+        except (OSError, ValueError):
             return None
         tasks = self._acknowledged[contender]
         done = len(tasks & journal.ended)

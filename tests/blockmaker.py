@@ -35,11 +35,15 @@ STATUS = {"acknowledged": 202, "refused": 503, "indeterminate": 504, "unsent": N
 
 
 class Block:
-    """The files of one block in the making; ``expected`` is what the ledger must find: fate and agreement by id."""
+    """The files of one block in the making; ``expected`` is what the ledger must find: fate and agreement by id.
+
+    ``expected_ends`` is when tasks ended, of those of which it is noted.
+    """
 
     def __init__(self, contender: str = "celery") -> None:
         self.celery = contender.startswith("celery")
         self.expected: dict[str, tuple[str, str]] = {}
+        self.expected_ends: dict[str, int] = {}
         self.requests: list[dict[str, Any]] = []
         self.lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.journals: dict[int, list[dict[str, Any]]] = {}
@@ -48,6 +52,7 @@ class Block:
         self.dead: set[int] = set()
         self.killed_at_the_end: set[int] = set()
         self.hurried = False
+        self.living: list[dict[str, Any]] = []
         self.queue: list[dict[str, Any]] = []
         self.unacked: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
@@ -79,8 +84,11 @@ class Block:
         ended = {"event": "ended", "kind": kind, "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
         self.lines["processes.jsonl"].append(ended | {"started_ns": self.started_ns[pid], "hostname": HOST} | how)
 
-    def dies(self, pid: int, started_ns: int | None = None, host: str = HOST) -> None:
-        """Record a process's death, as its supervisor does; or another's with its pid: older, newer, elsewhere."""
+    def dies(self, pid: int, started_ns: int | None = None, host: str = HOST) -> int:
+        """Record a process's death, as its supervisor does; or another's with its pid: older, newer, elsewhere.
+
+        Return when that was.
+        """
         born_ns = self.started_ns[pid] if started_ns is None else started_ns
         self.dead |= {pid} if started_ns is None and host == HOST else set()
         ended = {
@@ -92,11 +100,19 @@ class Block:
             "hostname": host,
         }
         self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
+        return self.now_ns
 
-    def container_dies(self, host: str = HOST) -> None:
+    def lives_on(self, pid: int, started_ns: int | None = None, host: str = HOST, *, runs_tasks: bool = False) -> None:
+        """Have a process, or another with its pid, live on when the evidence is taken."""
+        self.dead |= {pid} if host == HOST else set()  # it has no end
+        born_ns = self.started_ns[pid] if started_ns is None else started_ns
+        alive = {"event": "living", "name": self.names[pid], "pid": pid, "hostname": host}
+        self.living.append(alive | {"started_ns": born_ns, "runs_tasks": runs_tasks})
+
+    def container_dies(self, host: str = HOST, status: int = 137) -> None:
         """Record the end of a container and of all that runs in it; its pid is one of the machine around it."""
         ended = {"event": "ended", "kind": "container", "name": "x", "pid": 7, "inner_pid": None, "hostname": host}
-        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": 1, "status": 137})
+        self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": 1, "status": status})
 
     def dies_in_a_container(self, pid: int) -> None:
         """Record the death of one process in a container, as it is seen from outside."""
@@ -105,9 +121,9 @@ class Block:
         born_ns = self.started_ns[pid]
         self.lines["processes.jsonl"].append(ended | {"t_ns": self.tick(), "started_ns": born_ns, "status": None})
 
-    def fault(self, name: str, begun_ns: int) -> None:
-        """Record a fault that was on from a moment until now."""
-        self.faults.append({"fault": name, "injected_ns": begun_ns, "healed_ns": self.tick(), "pids": []})
+    def fault(self, name: str, begun_ns: int, *pids: int) -> None:
+        """Record a fault that was on from a moment until now, and the processes that it hit."""
+        self.faults.append({"fault": name, "injected_ns": begun_ns, "healed_ns": self.tick(), "pids": list(pids)})
 
     def tick(self, ms: float = 1) -> int:
         """Let time pass and return the monotonic clock."""
@@ -128,16 +144,18 @@ class Block:
         self.requests.append(row | fields)
         return [uuid5(request_id, str(position)) for position in range(tasks)]
 
-    def event(self, task: UUID, job: str, event: str, pid: int | None = None, **fields: Any) -> None:
-        """Add a line to the journal of a process."""
+    def event(self, task: UUID, job: str, event: str, pid: int | None = None, **fields: Any) -> int:
+        """Add a line to the journal of a process; return its time."""
         line = {"task_id": str(task), "job": job, "event": event, "t_ns": self.tick(0.1), "attempt": 1}
         self.journals[pid or self.runner].append(line | fields)
+        return self.now_ns
 
-    def effect(self, task: UUID, job: str) -> None:
-        """Add what a job leaves; for rows, doing it again leaves nothing new."""
+    def effect(self, task: UUID, job: str) -> int | None:
+        """Add what a job leaves; for rows, doing it again leaves nothing new. Return its time, which rows lack."""
         name, line = self._effect_line(str(task), job)
         if job not in IDEMPOTENT or line not in self.lines[name]:
             self.lines[name].append(line)
+        return line.get("t_ns")
 
     def _effect_line(self, task_id: str, job: str) -> tuple[str, dict[str, Any]]:
         t_ns = self.tick(0.1)
@@ -152,16 +170,18 @@ class Block:
             return "rows.jsonl", document | {"chunks": 3, "error": None}
         return "effects.log", {"task_id": task_id, "t_ns": t_ns, "job": job}
 
-    def run(self, task: UUID, job: str, pid: int | None = None, ms: float = 1) -> None:
-        """Execute a task to its end, as a process does."""
+    def run(self, task: UUID, job: str, pid: int | None = None, ms: float = 1) -> int:
+        """Execute a task to its end, as a process does; return when it ended."""
         self.event(task, job, "started", pid)
         self.tick(ms)
         self.effect(task, job)
-        self.event(task, job, "succeeded", pid)
+        return self.event(task, job, "succeeded", pid)
 
-    def expect(self, task: UUID, fate: str, agreement: str = "equal") -> None:
+    def expect(self, task: UUID, fate: str, agreement: str = "equal", ended_ns: int | None = None) -> None:
         """Note what the ledger must find for a task."""
         self.expected[str(task)] = (fate, agreement)
+        if ended_ns is not None:
+            self.expected_ends[str(task)] = ended_ns
 
     def _stop(self) -> None:
         """Stop in order what still runs, as every block ends."""
@@ -169,6 +189,7 @@ class Block:
         self.lines["processes.jsonl"].append(stopping | {"t_ns": self.tick()})
         for pid in self.killed_at_the_end:
             self.dies(pid)
+        self.lines["processes.jsonl"] += [alive | {"t_ns": self.tick()} for alive in self.living]
         for pid in sorted(self.names.keys() - self.dead):
             ended = {"event": "ended", "kind": "service", "name": self.names[pid], "pid": pid, "t_ns": self.tick()}
             # uvicorn ends by the signal that it was sent; how prefork's children ended, their parent knows.
@@ -252,8 +273,22 @@ def done(block: Block, route: str) -> None:
     """Executed to its end, once."""
     tasks, job = _accepted(block, route)
     for task in tasks:
-        block.run(task, job)
-    _all(block, tasks, "done")
+        block.expect(task, "done", ended_ns=block.run(task, job))
+
+
+@plant()
+def done_of_anothers_job(block: Block, route: str) -> None:
+    """One of an app of one's own, whose effect the lab does not know: the journal stands for it."""
+    for task in _accepted(block, route)[0]:
+        block.event(task, "resize_image", "started")
+        block.expect(task, "done", ended_ns=block.event(task, "resize_image", "succeeded"))
+
+
+@plant()
+def done_of_anothers_job_with_its_effect(block: Block, route: str) -> None:
+    """It writes the log of effects: then that is what counts, and not the journal too."""
+    for task in _accepted(block, route)[0]:
+        block.expect(task, "done", ended_ns=block.run(task, "rotate_image"))
 
 
 @plant()
@@ -273,9 +308,8 @@ def done_without_a_word(block: Block, route: str) -> None:
     (task, *later), job = _accepted(block, route)
     pid = block.doomed()
     block.event(task, job, "started", pid)
-    block.effect(task, job)
-    block.dies(pid)
-    block.expect(task, "done", "explained")
+    effect_ns, died_ns = block.effect(task, job), block.dies(pid)
+    block.expect(task, "done", "explained", ended_ns=effect_ns or died_ns)
     _all(block, later, "lost")
 
 
@@ -291,6 +325,33 @@ def done_without_a_word_in_a_container(block: Block, route: str) -> None:
     block.fault("memory-limit", begun_ns)
     block.expect(task, "done", "explained")
     _all(block, later, "lost")
+
+
+@plant()
+def done_without_a_word_by_what_a_deploy_replaced(block: Block, route: str) -> None:
+    """It has no handler for SIGTERM, which ended it between the effect and the word of it."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    begun_ns = block.tick()
+    block.ends(pid, signal=15)
+    block.fault("deploy", begun_ns, pid)
+    block.expect(task, "done", "explained")
+    _all(block, later, "lost")
+
+
+@plant()
+def effect_of_a_process_that_no_deploy_ended_by_sigterm(block: Block, route: str) -> None:
+    """Another fault hit it, or the deploy another process, or it ended in order, or later: nothing is explained."""
+    for fault, hit, how in (("worker-pause", True, 15), ("deploy", False, 15), ("deploy", True, 0)):
+        pid = _effects_without_an_end(block, route)
+        begun_ns = block.tick()
+        block.ends(pid, **({"signal": how} if how else {"status": how}))
+        block.fault(fault, begun_ns, pid if hit else block.api)
+    pid = _effects_without_an_end(block, route)
+    block.fault("deploy", block.tick(), pid)
+    block.ends(pid, signal=15)
 
 
 @plant()
@@ -434,6 +495,18 @@ def done_and_once_more_without_a_word(block: Block, route: str) -> None:
 
 
 @plant(celery_only=True)
+def two_effects_of_a_process_that_had_said_all(block: Block, route: str) -> None:
+    """The journal has the end of the only attempt, so the death after it explains nothing; rows are written over."""
+    tasks, job = _accepted(block, route)
+    pid = block.doomed()
+    for task in tasks:
+        ended_ns = block.run(task, job, pid)
+        block.effect(task, job)
+        block.expect(task, *(("done", "equal") if job in IDEMPOTENT else ("duplicated", "unexplained")), ended_ns)
+    block.dies(pid)
+
+
+@plant(celery_only=True)
 def three_effects_of_one_cut_off(block: Block, route: str) -> None:
     """One death explains one effect, not two; rows are written over."""
     tasks, job = _accepted(block, route)
@@ -490,17 +563,29 @@ def end_without_an_effect(block: Block, route: str) -> None:
 
 
 @plant()
+def end_without_an_effect_of_what_was_killed_at_the_end(block: Block, route: str) -> None:
+    """It had said that it was done, and so did not hold it any more."""
+    pid = block.doomed()
+    tasks, job = _accepted(block, route)
+    for task in tasks:
+        block.event(task, job, "started", pid)
+        block.event(task, job, "succeeded", pid)
+        block.expect(task, "lost", "unexplained")
+    block.killed_at_the_end.add(pid)
+
+
+@plant()
 def failed(block: Block, route: str) -> None:
     """The journal says that it failed for good; its later steps are skipped."""
     (task, *later), job = _accepted(block, route)
     block.event(task, job, "started")
-    block.event(task, job, "failed", error="CancelledError: ")
+    ended_ns = block.event(task, job, "failed", error="CancelledError: ")
     if job == "process_document":
         block.effect(task, job)
         block.lines["rows.jsonl"][-1] |= {"status": "failed", "chunks": 0, "error": "encrypted"}
     for step in later:
         block.event(step, job, "skipped")
-    block.expect(task, "failed")
+    block.expect(task, "failed", ended_ns=ended_ns)
     _all(block, later, "skipped")
 
 
@@ -601,6 +686,88 @@ def lost_beside_what_was_held_at_the_end(block: Block, route: str) -> None:
         block.event(one, job, "accepted", api)
     block.killed_at_the_end |= {pid, api}
     _all(block, [task, *later, *tried, *handed_on], "lost")
+
+
+@plant()
+def lost_although_its_pid_came_again(block: Block, route: str) -> None:
+    """A later process with the same pid was killed at the end, or lives on: it has nothing of the earlier one's."""
+    for comes_again in (_is_killed_at_the_end, Block.lives_on):
+        pid = block.doomed()
+        tasks, job = _accepted(block, route)
+        for task in tasks:
+            block.event(task, job, "started", pid)
+        block.dies(pid)
+        block.started_ns[pid] = block.tick()
+        comes_again(block, pid)
+        _all(block, tasks, "lost")
+
+
+def _is_killed_at_the_end(block: Block, pid: int) -> None:
+    block.killed_at_the_end.add(pid)
+
+
+@plant()
+def under_way_in_what_lives_on(block: Block, route: str) -> None:
+    """When the evidence was taken its process ran it, and another waited before that; they would have been done."""
+    pid = block.doomed()
+    (task, *later), job = _accepted(block, route)
+    block.event(task, job, "started", pid)
+    waiting = block.request(route)
+    for one in waiting:
+        block.event(one, job, "accepted", pid)
+    block.lives_on(pid)
+    _all(block, [task, *later, *waiting], "pending")
+
+
+@plant()
+def waiting_in_what_has_begun_nothing(block: Block, route: str) -> None:
+    """It runs what it accepts, and is still busy with what came before this load; one that hands it on is not."""
+    for runs_tasks in (True, False):
+        pid = block.doomed()
+        tasks = block.request(route)
+        for task in tasks:
+            block.event(task, ROUTES[route], "accepted", pid)
+        block.lives_on(pid, runs_tasks=runs_tasks)
+        _all(block, tasks, "pending" if runs_tasks else "lost")
+
+
+@plant()
+def done_while_it_lives_on(block: Block, route: str) -> None:
+    """The evidence was taken between the effect and the word of it."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.effect(task, job)
+    block.lives_on(pid)
+    block.expect(task, "done", "explained")
+    _all(block, later, "pending")
+
+
+@plant()
+def lost_while_the_same_pid_lives_elsewhere(block: Block, route: str) -> None:
+    """On another host it is another process."""
+    (task, *later), job = _accepted(block, route)
+    pid = block.doomed()
+    block.event(task, job, "started", pid)
+    block.lives_on(pid, host="another-host")
+    block.dies(pid)
+    _all(block, [task, *later], "lost")
+
+
+@plant(celery_only=True)
+def cut_off_in_two_processes(block: Block, route: str) -> None:
+    """Each died after the effect and before a word of it: two deaths explain two effects."""
+    tasks, job = _accepted(block, route)
+    effects_ns: dict[UUID, list[int | None]] = defaultdict(list)
+    deaths_ns = []
+    for pid in (block.doomed(), block.doomed()):
+        for task in tasks:
+            block.event(task, job, "started", pid)
+            effects_ns[task].append(block.effect(task, job))
+        deaths_ns.append(block.dies(pid))
+    for task in tasks:
+        ended_ns = effects_ns[task][0] or deaths_ns[0]
+        block.expect(task, "done" if job in IDEMPOTENT else "duplicated", "explained", ended_ns)
 
 
 @plant(celery_only=True)
@@ -726,6 +893,17 @@ def two_deliveries_without_an_end(block: Block, route: str) -> None:
             _say_besides(block, task, ROUTES[route], one)
             _say_besides(block, task, ROUTES[route], other)
         _all(block, tasks, SAID_BESIDES[one])
+
+
+# The last, since it shows in what was asked for when the last fault and the last death before it were over.
+@plant(celery_only=True)
+def stranded_under_a_fault_that_never_healed(block: Block, route: str) -> None:
+    """Of what a worker has taken that the lab kills at last nobody knows whether that one still has it."""
+    block.faults.append({"fault": "cut-worker-broker", "injected_ns": block.tick(), "healed_ns": None, "pids": []})
+    (task, *later), _ = _accepted(block, route)
+    block.unacked.append({"task_id": str(task), "chain": [str(step) for step in later], "visible_since_wall_s": 1.5})
+    block.killed_at_the_end.add(block.doomed())
+    _all(block, [task, *later], "stranded")
 
 
 INSTRUMENT = {"loop_lag_p99_ms": 0.3, "loop_lag_max_ms": 1.0, "clock_step_ms": 0.01, "steal_share": 0.0}

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from lab.environment import available_cpus, place
 from lab.stacks import servers
@@ -13,6 +15,29 @@ from lab.stacks.servers import MailSink, Postgres, Redis
 from lab.stacks.supervisor import Supervisor
 
 _numbers = count(1)
+# They share what a fixture of theirs makes once.
+TOGETHER = {
+    "tests/integration/test_apps_differential.py",
+    "tests/integration/test_apps_input.py",
+    "tests/integration/test_compare.py",
+    "tests/integration/test_control.py",
+    "tests/unit/test_capacity_report.py",
+    "tests/unit/test_crossover.py",
+    "tests/unit/test_report.py",
+}
+
+
+class Together(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each worker one test after the other; those of some modules stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module, _, _ = nodeid.partition("::")
+        return module if module in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """Share the tests out to the workers, whatever `--dist` says."""
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +65,9 @@ def mail_sink(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) 
     return servers.mail_sink(supervisor, tmp_path_factory.mktemp("mail"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """What stacks share, under a supervisor of the module's own: a stack gives its processes names of its choice."""
+    """What stacks share, under a supervisor of its own: a stack gives its processes names of its choice."""
     with (
         Supervisor(tmp_path_factory.mktemp("run")) as running,
         Servers(running, place(available_cpus())) as shared_servers,

@@ -1,6 +1,7 @@
 """Makes whole run directories of synthetic blocks, settled and judged as the lab does it."""
 
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from lab import ledger, validity
 from lab.rundir import (
     BlockRecord,
+    BrokerUsage,
     ContenderRecord,
     Environment,
     Placement,
@@ -45,9 +47,10 @@ def loaded_block(contender: str, random: Random, slowness: float, requests: int 
 def plan(contenders: list[str], rounds: int, **changes: Any) -> Plan:
     """Return a plan of one scenario."""
     described = [
-        ContenderRecord(name=name, title=f"the {name} app", api=["python", "-m", "uvicorn"], slots="40 threads")
+        ContenderRecord(name=name, title=f"the {name} app", api=["python", "-m", "uvicorn"], slots="40 threads",
+                        broker="redis" if name.startswith("celery") else None)
         for name in contenders
-    ]
+    ]  # fmt: skip
     scenario = ScenarioRecord(
         name="mixed", users="mixed", rate=20, arrivals="poisson", warmup_s=2, duration_s=12, description="every route"
     )
@@ -67,12 +70,12 @@ def empty_run(plan: Plan, cpus: int = 1) -> RunRecord:
     )  # fmt: skip
     blocks: list[BlockRecord] = []
     for round_number in range(1, plan.rounds + 1):
-        for contender in plan.contenders:
+        for contender, scenario in product(plan.contenders, plan.scenarios):
             number = len(blocks) + 1
-            folder = block_folder(number, contender.name, "mixed")
+            folder = block_folder(number, contender.name, scenario.name)
             blocks.append(
-                BlockRecord(number=number, round=round_number, seed=0, contender=contender.name, scenario="mixed",
-                            folder=folder, state="planned")
+                BlockRecord(number=number, round=round_number, seed=0, contender=contender.name,
+                            scenario=scenario.name, folder=folder, state="planned")
             )  # fmt: skip
     started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     return RunRecord(started_at=started, git_commit="0" * 40, plan=plan, environment=environment, blocks=blocks)
@@ -86,6 +89,8 @@ def finish(directory: RunDir, record: BlockRecord, block: Block, **instrument: f
     due = [row["intended_ns"] for row in block.requests]
     record.window_start_ns, record.window_end_ns, record.drained_ns = min(due), max(due), block.now_ns
     record.instrument = INSTRUMENT | instrument
+    if block.celery:
+        record.broker = BrokerUsage(memory_bytes=4_000_000, net_bytes=600_000)
     record.why = validity.judge(folder, record)
     record.valid, record.state = not record.why, "finished"
 

@@ -23,6 +23,20 @@ time.sleep(600)
 """
 TREE_SIZE = 5
 
+# A locustfile whose workers are told to start before they listen.
+SLOW_TO_LISTEN = """
+import gevent
+from locust import events
+from locust.runners import WorkerRunner
+
+def sleep(environment, **_):
+    if isinstance(environment.runner, WorkerRunner):
+        gevent.sleep(1)
+
+events.init.add_listener(sleep)
+from loadtests.locustfile import *
+"""
+
 
 def until(condition: Callable[[], object], within_s: float = 10.0) -> bool:
     """Poll until a condition holds; return whether it did before the deadline."""

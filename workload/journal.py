@@ -57,7 +57,7 @@ class Journal:
             "attempt": attempt,
         }
         if error is not None:
-            line["error"] = error
+            line["error"] = error.encode(errors="replace").decode()  # half a surrogate pair is no JSON for all readers
         self._append(line)
 
     def close(self) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import duckdb
 
 from lab.globs import no_glob
+from lab.report.backlog import BlockBacklog, backlog
+from lab.report.beside import Waited, beside_faults
 from lab.report.recovery import ready_again, recoveries
-from lab.rundir import BlockRecord
+from lab.rundir import BlockRecord, BrokerUsage
 from lab.stats import REQUESTS_FOR_P99
 
 # A request is given up by the client after 10 s; what took this long and was not acknowledged had timed out.
@@ -20,7 +22,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class BlockMeasures:
-    """Figures by route (with ``all``), bystander and role, tasks by request outcome and fate; seconds after faults."""
+    """Figures by route (with ``all``), bystander and role, tasks by request outcome and fate; what came with faults.
+
+    What the broker used, and the backlog.
+    """
 
     routes: dict[str, Row]
     bystanders: dict[str, Row]
@@ -28,6 +33,14 @@ class BlockMeasures:
     fates: list[Row]
     ready_s: list[float]
     recoveries_s: list[float]
+    beside_faults: dict[tuple[str, bool], Waited]
+    broker: BrokerUsage | None
+    backlog: BlockBacklog
+
+    @property
+    def done(self) -> int:
+        """How many tasks of the window were done by the end of the drain."""
+        return sum(row["in_time"] for row in self.fates if row["fate"] in ("done", "duplicated", "recovered"))
 
 
 REQUESTS = """
@@ -49,14 +62,16 @@ REQUESTS = """
     FROM seen GROUP BY GROUPING SETS ((route), ()) HAVING count(*) > 0
 """
 
-# A task whose request was never made belongs to no window: it counts, under no route.
+# A task whose request was never made belongs to no window: it counts, under no route. What ended only when the drain
+# was over, in the time that a process got to stop, was not done by the horizon: its fate is done, its time is infinite.
 TASKS = """
     WITH steps AS (
         SELECT *, lag(ended_ns) OVER (PARTITION BY request_id ORDER BY position) AS before_ns
         FROM read_parquet($file) WHERE phase = 'window' OR request_id IS NULL),
     seen AS (
         SELECT coalesce(route, 'none') AS route, fate, request_outcome = 'acknowledged' AS told,
-               coalesce((ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE) AS done_ms,
+               if(ended_ns <= $drained_ns, (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE) AS done_ms,
+               coalesce(ended_ns <= $drained_ns, false) AS in_time,
                CASE WHEN started_ns IS NULL AND fate IN ('pending', 'stranded', 'lost') THEN 'inf'::DOUBLE
                     ELSE greatest(0, started_ns - if(position > 0, before_ns, accepted_ns)) / 1e6 END AS wait_ms
         FROM steps)
@@ -65,14 +80,14 @@ TASKS = """
            quantile_disc(done_ms, 0.95) FILTER (told) AS done_p95_ms,
            quantile_disc(wait_ms, 0.5) FILTER (told) AS queue_wait_p50_ms,
            quantile_disc(wait_ms, 0.95) FILTER (told) AS queue_wait_p95_ms,
-           count_if(fate IN ('done', 'duplicated', 'recovered')) / $elapsed_s AS goodput_per_s,
+           count_if(in_time AND fate IN ('done', 'duplicated', 'recovered')) / $elapsed_s AS goodput_per_s,
            histogram(fate) AS fates
     FROM seen GROUP BY GROUPING SETS ((route), ()) HAVING count(*) > 0
 """
 
 FATES = """
     SELECT if(request_outcome IN ('acknowledged', 'indeterminate'), request_outcome, 'none') AS request_outcome,
-           fate, count(*) AS count
+           fate, count(*) AS count, count_if(ended_ns <= $drained_ns) AS in_time
     FROM read_parquet($file) WHERE phase = 'window' OR request_id IS NULL GROUP BY ALL
 """
 
@@ -80,7 +95,7 @@ FATES = """
 # CPU time of a process before the window does not count; a process that started in it began with none.
 RESOURCES = """
     WITH samples AS (
-        FROM read_parquet($file) WHERE t_ns <= $end_ns
+        FROM read_parquet($file) WHERE t_ns <= $end_ns AND role <> 'cpus'
         UNION ALL
         SELECT * REPLACE ('all' AS role) FROM read_parquet($file)
         WHERE t_ns <= $end_ns AND role IN ('api', 'worker', 'broker')),
@@ -100,20 +115,24 @@ def measure(folder: Path, block: BlockRecord) -> BlockMeasures:
     """Return the figures of a finished block. Raises duckdb.Error where a file of it is missing or broken."""
     start_ns, end_ns = block.window_start_ns or 0, block.drained_ns or block.window_end_ns or 0
     requests, tasks = no_glob(folder / "requests.parquet"), no_glob(folder / "tasks.parquet")
-    with duckdb.connect() as db:
+    with duckdb.cursor() as db:
         limits = {"file": requests, "timed_out_ns": TIMED_OUT_NS, "for_p99": REQUESTS_FOR_P99}
         routes = _by(db, "route", REQUESTS, stream="load", **limits)
-        for route, row in _by(db, "route", TASKS, file=tasks, elapsed_s=max(1, end_ns - start_ns) / 1e9).items():
+        drained = {"file": tasks, "drained_ns": end_ns}
+        for route, row in _by(db, "route", TASKS, elapsed_s=max(1, end_ns - start_ns) / 1e9, **drained).items():
             if route in routes:
                 routes[route] = {**routes[route], **row}
         bystanders = _by(db, "route", REQUESTS, stream="bystander", **limits)
         bystanders.pop("all", None)
-        fates = _rows(db, FATES, file=tasks)
+        fates = _rows(db, FATES, **drained)
         resources = folder / "resources.parquet"
         bounds = {"file": no_glob(resources), "start_ns": start_ns, "end_ns": end_ns}
         roles = _by(db, "role", RESOURCES, **bounds) if resources.exists() else {}
-    back_s = recoveries(folder, block.window_end_ns or end_ns)
-    return BlockMeasures(routes, bystanders, roles, fates, ready_again(folder), back_s)
+    window_end_ns = block.window_end_ns or end_ns
+    back_s, beside = recoveries(folder, window_end_ns), beside_faults(folder, window_end_ns)
+    return BlockMeasures(
+        routes, bystanders, roles, fates, ready_again(folder), back_s, beside, block.broker, backlog(folder, block)
+    )
 
 
 def _by(db: duckdb.DuckDBPyConnection, key: str, sql: str, **values: Any) -> dict[str, Row]:

@@ -38,12 +38,18 @@ DISTURBED = """
     normal AS (
         SELECT coalesce(quantile_disc(response_ms, 0.95), 0) AS response_ms,
                coalesce(quantile_disc(done_ms, 0.95), 0) AS done_ms
-        FROM seen WHERE phase = 'window' AND intended_ns < $normal_until_ns)
-    SELECT seen.intended_ns,
-           seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms) OR isinf(seen.response_ms)
-           OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms) OR isinf(seen.done_ms)
-           OR isinf(normal.response_ms) OR isinf(normal.done_ms)
-    FROM seen, normal ORDER BY seen.intended_ns
+        FROM seen WHERE phase = 'window' AND intended_ns < $normal_until_ns),
+    judged AS (
+        SELECT seen.intended_ns,
+               seen.response_ms > greatest($at_least_ms, $slow * normal.response_ms) OR isinf(seen.response_ms)
+               OR seen.done_ms > greatest($at_least_ms, $slow * normal.done_ms) OR isinf(seen.done_ms)
+               OR isinf(normal.response_ms) OR isinf(normal.done_ms) AS disturbed,
+               len([at_ns FOR at_ns IN $injected::BIGINT[] IF at_ns <= seen.intended_ns]) AS injections
+        FROM seen, normal)
+    SELECT intended_ns, disturbed FROM judged WINDOW in_order AS (ORDER BY intended_ns, disturbed)
+    QUALIFY (lag(disturbed) OVER in_order, lag(injections) OVER in_order) IS DISTINCT FROM (disturbed, injections)
+         OR (lead(disturbed) OVER in_order, lead(injections) OVER in_order) IS DISTINCT FROM (disturbed, injections)
+    ORDER BY intended_ns, disturbed
 """
 
 
@@ -53,10 +59,10 @@ def recoveries(folder: Path, window_end_ns: int) -> list[float]:
     0 where nothing was disturbed; ``math.inf`` where no normal second came before the next fault or the window's end,
     or it was not normal before the first fault.
     """
-    injected = sorted(fault["injected_ns"] for fault in _confirmed(folder))
+    injected = sorted(fault["injected_ns"] for fault in confirmed(folder))
     if not injected:
         return []
-    disturbed = _disturbed(folder, injected[0])
+    disturbed = _disturbed(folder, injected)
     return list(_each(injected, disturbed, window_end_ns))
 
 
@@ -64,21 +70,26 @@ def ready_again(folder: Path) -> list[float]:
     """Return for each confirmed fault of a block the seconds until the stack could do work again; inf for never."""
     return [
         (fault["healed_ns"] - fault["injected_ns"]) / 1e9 if fault["healed_ns"] else math.inf
-        for fault in _confirmed(folder)
+        for fault in confirmed(folder)
     ]
 
 
-def _confirmed(folder: Path) -> list[dict[str, Any]]:
+def confirmed(folder: Path) -> list[dict[str, Any]]:
+    """Return the faults of a block that happened."""
     path = folder / "faults.json"
     faults = json.loads(path.read_text()) if path.exists() else []
     return [fault for fault in faults if fault["confirmed"]]
 
 
-def _disturbed(folder: Path, first_ns: int) -> list[tuple[int, bool]]:
-    """Return the intended time of each request, and whether it was disturbed."""
+def _disturbed(folder: Path, injected: list[int]) -> list[tuple[int, bool]]:
+    """Return the intended time of requests, and whether each was disturbed.
+
+    Of those in a row between two injections that are alike in that, the first and the last stand for all.
+    """
     values = {"requests": no_glob(folder / "requests.parquet"), "tasks": no_glob(folder / "tasks.parquet")}
-    limits = {"done": DONE, "normal_until_ns": first_ns - BEFORE_NS, "slow": SLOW, "at_least_ms": SLOW_AT_LEAST_MS}
-    with duckdb.connect() as db:
+    limits = {"done": DONE, "slow": SLOW, "at_least_ms": SLOW_AT_LEAST_MS}
+    limits |= {"injected": injected, "normal_until_ns": injected[0] - BEFORE_NS}
+    with duckdb.cursor() as db:
         return [(t_ns, bool(disturbed)) for t_ns, disturbed in db.execute(DISTURBED, values | limits).fetchall()]
 
 

@@ -1,12 +1,14 @@
 """The report as one HTML file that works offline, and as GitHub-flavoured Markdown."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
-from lab.report import tables, words
+from lab.report import crossover, tables, words
+from lab.report.levels import level_charts
 from lab.report.plot import dot_plot
 from lab.report.summary import Summary
 from lab.report.tables import Table
@@ -25,7 +27,8 @@ def to_markdown(summary: Summary, run: RunRecord) -> str:
     return _render("report.md.jinja", summary, run)
 
 
-def _render(template: str, summary: Summary, run: RunRecord) -> str:
+@cache  # compiling the templates takes longer than rendering them
+def _templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(["html.jinja"]),
@@ -36,8 +39,24 @@ def _render(template: str, summary: Summary, run: RunRecord) -> str:
     )
     environment.filters["code"] = code
     environment.filters["table"] = markdown_table
-    return environment.get_template(template).render(
-        summary=summary, run=run, tables=tables, words=words, plot=dot_plot(summary.comparisons)
+    return environment
+
+
+def _render(template: str, summary: Summary, run: RunRecord) -> str:
+    shown = [c for c in summary.comparisons if c.scenario not in summary.in_a_grid]
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            summary=summary,
+            run=run,
+            tables=tables,
+            words=words,
+            crossover=crossover,
+            plot=dot_plot(shown),
+            scenarios=[scenario for scenario in run.plan.scenarios if not scenario.grid],
+            level_charts=level_charts,
+        )
     )
 
 

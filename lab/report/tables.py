@@ -4,8 +4,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lab.report import words
-from lab.report.summary import Calibration, Cost, Fate, FaultFigures, Latency, RouteFigures, Summary
-from lab.rundir import RunRecord
+from lab.report.summary import (
+    Calibration,
+    Capacity,
+    CapacityPoint,
+    Cost,
+    Fate,
+    FaultFigures,
+    Generator,
+    Latency,
+    RouteFigures,
+    Summary,
+)
+from lab.rundir import RunRecord, ScenarioRecord
+from lab.scenario import choices
+
+FIGURES = {"response_p50_ms": "response p50", "response_p95_ms": "response p95"}
+FIGURES |= {"done_p50_ms": "to done p50", "done_p95_ms": "to done p95"}
 
 
 @dataclass(frozen=True)
@@ -123,25 +138,51 @@ def _grouped(rows: Iterable[list[str]]) -> list[list[str]]:
 def ratios(summary: Summary, keep: Callable[[str], bool]) -> Table:
     """Return the comparisons on the routes to keep."""
     head = ["figure", "route", "scenario", "compared", "verdict", "ratio", "rounds"]
-    names = {"response_p50_ms": "response p50", "response_p95_ms": "response p95"}
-    names |= {"done_p50_ms": "to done p50", "done_p95_ms": "to done p95"}
     rows = [
-        [names[c.metric], c.route, c.scenario, f"{c.other} ÷ {c.baseline}",
+        [FIGURES[c.metric], c.route, c.scenario, f"{c.other} ÷ {c.baseline}",
          words.verdict(c) if c.primary else words.NONE, words.ratio(c), str(len(c.rounds))]
-        for c in summary.comparisons if keep(c.route)
+        for c in summary.comparisons if keep(c.route) and not c.bystander and c.scenario not in summary.in_a_grid
     ]  # fmt: skip
     return Table(head, rows, labels=5)
 
 
+def bystander_ratios(summary: Summary) -> Table:
+    """Return the comparisons of what the work did to bystanders; they get no verdict."""
+    head = ["figure", "route", "scenario", "compared", "ratio", "rounds"]
+    rows = [
+        [FIGURES[c.metric], c.route, c.scenario, f"{c.other} ÷ {c.baseline}", words.ratio(c), str(len(c.rounds))]
+        for c in summary.comparisons
+        if c.bystander and c.scenario not in summary.in_a_grid
+    ]
+    return Table(head, rows, labels=4)
+
+
 def bystanders(summary: Summary) -> Table:
     """Return what the work did to requests that have nothing to do with it."""
-    head = ["contender", "scenario", "route", "requests", "response p50", "p95"]
+    head = ["contender", "load", "route", "requests", "not acknowledged", "response p50", "p95"]
     return Table(
         head,
         [
-            [b.contender, b.scenario, b.route, f"{b.requests:,}"]
+            [b.contender, _under(b.scenario, b.fault, summary.grace_s), b.route]
+            + [f"{count:,}" for count in (b.requests, b.requests - b.acknowledged)]
             + [words.with_range(figure) for figure in (b.response_p50_ms, b.response_p95_ms)]
             for b in summary.bystanders
+            if b.scenario not in summary.in_a_grid
+        ],
+        labels=3,
+    )
+
+
+def backlogs(summary: Summary) -> Table:
+    """Return the largest backlog and that at the window's end."""
+    head = ["contender", "load", "block", "largest backlog", "at the window's end"]
+    return Table(
+        head,
+        [
+            [b.contender, _under(b.scenario, b.fault, summary.grace_s), str(b.block or words.NONE)]
+            + [words.tasks(figure) for figure in (b.largest, b.at_window_end)]
+            for b in summary.backlogs
+            if b.scenario not in summary.in_a_grid
         ],
         labels=3,
     )
@@ -149,16 +190,31 @@ def bystanders(summary: Summary) -> Table:
 
 def resources(summary: Summary) -> Table:
     """Return CPU time and memory by role."""
-    head = ["contender", "scenario", "role", "CPU seconds per 1,000 tasks done", "peak memory"]
+    head = ["contender", "scenario", "role", "CPU seconds", "per 1,000 tasks done", "peak memory"]
     return Table(
         head,
         [
-            [r.contender, r.scenario, r.role, words.with_range(r.cpu_s_per_1000_done),
+            [r.contender, r.scenario, r.role, *(words.with_range(f) for f in (r.cpu_s, r.cpu_s_per_1000_done)),
              words.megabytes(r.peak_memory_bytes.median)]
-            for r in summary.resources
+            for r in summary.resources if r.scenario not in summary.in_a_grid
         ],
         labels=3,
     )  # fmt: skip
+
+
+def brokers(summary: Summary) -> Table:
+    """Return what each contender's broker used, as it says itself."""
+    head = ["contender", "scenario", "most memory allocated, kB", "in and out, kB", "per 1,000 tasks done"]
+    return Table(
+        head,
+        [
+            [b.contender, b.scenario, words.kilobytes(b.peak_used_bytes)]
+            + [words.kilobytes(figure) for figure in (b.net_bytes, b.net_bytes_per_1000_done)]
+            for b in summary.brokers
+            if b.scenario not in summary.in_a_grid
+        ],
+        labels=2,
+    )
 
 
 def shares(summary: Summary) -> Table:
@@ -205,19 +261,85 @@ def _fault_row(row: FaultFigures, grace_s: float) -> list[str]:
     ]
 
 
+def beside_faults(summary: Summary) -> Table:
+    """Return how long bystanders waited that came while a fault was on, and those of before."""
+    head = ["fault", "contender", "bystander", "before: requests", "p50", "p95", "during: requests", "p50", "p95"]
+    rows = [
+        [words.fault(b.fault, summary.grace_s), b.contender, b.route,
+         f"{b.requests_before:,}", words.with_range(b.before_p50_ms), words.with_range(b.before_p95_ms),
+         f"{b.requests:,}", words.with_range(b.response_p50_ms), words.with_range(b.response_p95_ms)]
+        for b in summary.fault_bystanders
+    ]  # fmt: skip
+    return Table(head, _grouped(rows), labels=3)
+
+
 def blocks(summary: Summary) -> Table:
     """Return every block and whether it can be believed."""
-    head = ["block", "round", "contender", "load", "state", "why", "sent late p99", "loop lag p99", "steal", "unsent"]
+    head = [
+        "block",
+        "round",
+        "contender",
+        "load",
+        "state",
+        "why",
+        "sent late p99",
+        "loop lag p99",
+        "steal",
+        "others",
+        "unsent",
+    ]
     rows = []
     for b in summary.blocks:
         state = b.state if b.state != "finished" else "valid" if b.valid else "void"
         measured = [words.milliseconds(figure, words.NONE) for figure in (b.lateness_p99_ms, b.loop_lag_p99_ms)]
-        steal = words.NONE if b.steal_share is None else words.percent(b.steal_share)
+        taken = [words.NONE if one is None else words.percent(one) for one in (b.steal_share, b.others_share)]
         unsent = words.NONE if b.unsent is None else str(b.unsent)
-        load = _under(b.scenario, b.fault, summary.grace_s)
+        load = _under(b.scenario, b.fault, summary.grace_s) + (f", {b.rate:g}/s" if b.rate is not None else "")
         what = [str(b.number), str(b.round or words.NONE), b.contender, load, state, " ".join(b.why)]
-        rows.append([*what, *measured, steal, unsent])
+        rows.append([*what, *measured, *taken, unsent])
     return Table(head, rows, labels=6)
+
+
+def capacities(summary: Summary) -> Table:
+    """Return the capacity of each contender for each kind of work, as an interval, and what set it."""
+    head = ["work", "contender", "requests /s", "limit", "undecided at", "not measurable at", "ended", "blocks"]
+    rows = [
+        [c.scenario, c.contender, words.per_second(c), _limit(c), words.in_a_row(c.undecided),
+         words.in_a_row(c.not_measured), words.ENDED[c.ended], str(sum(point.fresh for point in c.curve))]
+        for c in summary.capacities
+    ]  # fmt: skip
+    return Table(head, _grouped(rows), labels=7)
+
+
+def _limit(found: Capacity) -> str:
+    """Return what a contender met; nothing where nothing was found that it could not do, and so no limit."""
+    return words.limit(found) if found.high is not None or found.limit == "generator" else ""
+
+
+def curve(found: Capacity) -> Table:
+    """Return what a search saw of one contender under one kind of work, in the order of rates."""
+    head = ["block", "SLO", "rate /s", "requests", "response p95 ms", "errors", "to done p95 s", "goodput /s"]
+    return Table(
+        [*head, "backlog mid", "end", "running at once", "CPU", "bystanders p95 ms"],
+        [
+            [str(p.block), _verdict(p), f"{p.rate:g}", f"{p.requests:,}",
+             words.milliseconds(p.response_p95_ms, "failed", ""), words.percent(p.errors),
+             words.milliseconds(p.done_p95_s, words.BEYOND_HORIZON, ""),
+             *(words.milliseconds(figure, words.NONE, "")
+               for figure in (p.goodput_per_s, p.backlog_mid, p.backlog_end, p.running_at_once)),
+             words.NONE if p.cpu_share is None else words.percent(p.cpu_share),
+             words.milliseconds(p.bystander_p95_ms, "failed", "")]
+            for p in found.curve
+        ],
+        labels=2,
+    )  # fmt: skip
+
+
+def _verdict(point: CapacityPoint) -> str:
+    """Return whether the SLO held in a window, and what of it did not."""
+    if point.broken is None:
+        return "ramp" if not point.fresh else "void" if not point.valid else "generator late"
+    return "broken: " + ", ".join(point.broken) if point.broken else "held"
 
 
 def known_servers(calibration: Calibration) -> Table:
@@ -247,6 +369,17 @@ def costs(calibration: Calibration) -> Table:
     return Table(["contender", "figure", "rounds", "with", "without", "ratio"], rows, labels=2)
 
 
+def against_itself(calibration: Calibration) -> Table:
+    """Return in how many comparisons of what is alike, and of what is not, the verdicts found a difference."""
+    aa = calibration.aa
+    kinds = {"the same contender twice": aa.alike, "10 % more work per task": aa.unlike} if aa else {}
+    rows = [
+        [what, f"{one.judged:,} of {one.planned:,}", words.different(one), words.done_ratio(one)]
+        for what, one in kinds.items()
+    ]
+    return Table(["compared", "judged", "found different (95 % interval)", "ratio of time to done"], rows, labels=1)
+
+
 def _figures(cost: Cost) -> list[str]:
     return [words.milliseconds(figure, "failed", "") for figure in (cost.instrumented, cost.bare)]
 
@@ -255,6 +388,22 @@ def _ratio(cost: Cost) -> str:
     if cost.ratio is None or cost.low is None or cost.high is None:
         return words.NONE
     return f"{cost.ratio:.3f} ({cost.low:.3f}–{cost.high:.3f})"
+
+
+def generators(calibration: Calibration) -> Table:
+    """Return how fast the load generator is by itself."""
+    head = ["processes", "requests/s in time", "p99 lateness", "no longer at", "policy"]
+    return Table(head, [_generator_row(one) for one in calibration.generators])
+
+
+def _generator_row(one: Generator) -> list[str]:
+    return [
+        str(one.processes),
+        words.NONE if one.rate is None else words.number(one.rate),
+        words.milliseconds(one.lateness_p99_ms, words.NONE),
+        words.NONE if one.too_fast is None else words.number(one.too_fast),
+        words.NONE if one.real_time is None else "real-time" if one.real_time else "taking turns",
+    ]
 
 
 def _percentiles(latency: Latency) -> list[str]:
@@ -274,7 +423,10 @@ def environment(run: RunRecord) -> Table:
         ("memory", f"{env.memory_bytes / 2**30:.1f} GiB"),
         ("system", env.os),
         ("Python", env.python),
-        *((f"load {s.name}", _load(s.rate, s.arrivals, s.warmup_s, s.duration_s)) for s in plan.scenarios),
+        *(
+            (f"load {name}", _load(loads, search=plan.slo is not None))
+            for name, loads in choices(plan.scenarios).items()
+        ),
         *((f"contender {c.name}", f"{c.title}; tasks at once: {c.slots}") for c in plan.contenders),
         *((f"server {name}", version) for name, version in env.servers.items()),
         ("packages", ", ".join(f"{name} {version}" for name, version in env.packages.items())),
@@ -286,6 +438,8 @@ def _list(cpus: list[int]) -> str:
     return ", ".join(str(cpu) for cpu in cpus)
 
 
-def _load(rate: float, arrivals: str, warmup_s: float, duration_s: float) -> str:
-    arriving = f"{rate:g} requests/s, {arrivals} arrivals"
-    return f"{arriving}, {words.seconds(warmup_s)} warm-up, {words.seconds(duration_s)} measured"
+def _load(loads: list[ScenarioRecord], search: bool) -> str:
+    rate, load = "the rate of each block" if search else words.rates(loads), loads[0]
+    warmup, measured = words.seconds(load.warmup_s), words.seconds(load.duration_s)
+    task = f"; a task takes {words.seconds(load.probe_seconds)}" if load.probe_seconds is not None and search else ""
+    return f"{rate}, {load.arrivals} arrivals, {warmup} warm-up, {measured} measured{task}"

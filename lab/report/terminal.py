@@ -5,8 +5,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lab.report import tables
+from lab.report import crossover, tables
 from lab.report.summary import Summary
+from lab.rundir import CALIBRATIONS
 
 HEAD = ["resp.\np50", "\np95", "\np99", "done\np50", "\np95", "good-\nput/s", "tasks\nackd", "\ndone", "\nlost"]
 FAULTS_HEAD = [
@@ -20,6 +21,7 @@ FAULTS_HEAD = [
     "ready\nafter",
     "normal\nafter",
 ]
+BESIDE_FAULTS_HEAD = ["bystander", "before\np50", "\np95", "during\np50", "\np95"]
 COLOURS = {"faster": "green", "slower": "red"}
 
 
@@ -27,19 +29,33 @@ def show(summary: Summary, console: Console) -> None:
     """Print limitations, the table of each scenario, and the sentences."""
     for limitation in summary.limitations:
         _say(console, limitation, bullet="!", style="yellow")
-    if summary.command == "calibrate":
+    if summary.command in CALIBRATIONS:
         _show_calibration(summary, console)
     else:
-        for scenario in dict.fromkeys(row.scenario for row in summary.routes):
+        for scenario in dict.fromkeys(row.scenario for row in summary.routes if row.scenario not in summary.in_a_grid):
             console.print()
             console.print(_table(summary, scenario))
+        for crossover_map in crossover.maps(summary):
+            _show_table(f"{crossover_map.grid}: {crossover_map.title}", crossover.table(crossover_map), console)
+    if summary.capacities:
+        _show_capacities(summary, console)
     if summary.faults:
         console.print()
         console.print(_faults(summary))
+    if summary.fault_bystanders:
+        console.print()
+        console.print(_beside_faults(summary))
     console.print()
     for sentence in summary.sentences:
         style = next((colour for word, colour in COLOURS.items() if f": {word} by" in sentence), "")
         _say(console, sentence.replace("`", ""), bullet="-", style=style)
+
+
+def _show_capacities(summary: Summary, console: Console) -> None:
+    """Show work, contender, requests/s and limit; the sentences below say the rest."""
+    told = tables.capacities(summary)
+    narrow = tables.Table(told.head[:4], [row[:4] for row in told.rows], labels=4)
+    _show_table("Highest rate at which the SLO held", narrow, console)
 
 
 def _show_calibration(summary: Summary, console: Console) -> None:
@@ -48,9 +64,13 @@ def _show_calibration(summary: Summary, console: Console) -> None:
     _show_table("Response time in ms", tables.known_servers(summary.calibration), console)
     _show_table("Faults planted in the files of real blocks", tables.planted(summary.calibration), console)
     _show_table("What journal and sampler cost", tables.costs(summary.calibration), console)
+    _show_table("The load generator alone", tables.generators(summary.calibration), console)
+    _show_table("What the verdicts said of what is known", tables.against_itself(summary.calibration), console)
 
 
 def _show_table(title: str, told: tables.Table, console: Console) -> None:
+    if not told.rows:
+        return
     table = Table(*told.head[: told.labels], box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for head in told.head[told.labels :]:
         table.add_column(head, justify="right")
@@ -82,6 +102,16 @@ def _faults(summary: Summary) -> Table:
         if fault:
             table.add_row(Text(fault, style="bold"))
         table.add_row(f" {contender}", *(Text(cell) for cell in cells[: len(FAULTS_HEAD)]))
+    return table
+
+
+def _beside_faults(summary: Summary) -> Table:
+    table = _empty("Bystanders before and during the faults: response time in ms", BESIDE_FAULTS_HEAD)
+    for fault, contender, route, _, *before, _, p50, p95 in tables.beside_faults(summary).rows:
+        if fault:
+            table.add_row(Text(fault, style="bold"))
+        figures = (figure.partition(" (")[0] for figure in (*before, p50, p95))
+        table.add_row(f" {contender}", route.removeprefix("GET "), *figures)
     return table
 
 

@@ -9,7 +9,7 @@ Read without Celery. A message is JSON with the task's id in its headers and a b
 import base64
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -17,6 +17,21 @@ UNACKED = "unacked"
 UNACKED_INDEX = "unacked_index"
 
 Leftover = dict[str, Any]
+
+
+class Counters(NamedTuple):
+    """What a broker has used since its start."""
+
+    process: str  # its `run_id`: another one is another process, which has begun anew
+    memory_bytes: int  # the most that it allocated at any time
+    net_bytes: int  # in and out, of all its clients
+
+
+def counters(client: redis.Redis) -> Counters:
+    """Return what the broker says of itself (`INFO`). Raises redis.RedisError."""
+    info = client.info()
+    traffic = info["total_net_input_bytes"] + info["total_net_output_bytes"]
+    return Counters(info["run_id"], info["used_memory_peak"], traffic)
 
 
 def leftovers(client: redis.Redis) -> dict[str, list[Leftover]]:
@@ -40,6 +55,12 @@ def leftovers(client: redis.Redis) -> dict[str, list[Leftover]]:
 def is_empty(client: redis.Redis) -> bool:
     """Return whether no task waits in a queue. Raises redis.RedisError."""
     return waiting(client) == 0
+
+
+def holds_nothing(client: redis.Redis) -> bool:
+    """Return whether no task waits in a queue, nor is taken and unacknowledged. Raises redis.RedisError."""
+    # In the order in which a message goes, lest it be missed on its way.
+    return waiting(client) == 0 and client.hlen(UNACKED) == 0
 
 
 def waiting(client: redis.Redis) -> int:

@@ -37,6 +37,7 @@ SHARED = ["postgres", "mail"]
 # The lab's image has a tag of its own: building it must not make compose replace services that a person runs.
 APP_IMAGE = "backgroundtasks-vs-celery:lab"
 IMAGES = {"app": APP_IMAGE, "redis": "redis:8", "postgres": "pgvector/pgvector:pg17"}
+MAIL_VERSION = "from importlib.metadata import version; print('aiosmtpd', version('aiosmtpd'))"
 UP_WITHIN_S = 90.0
 POLL_S = 0.05
 # What the kernel cannot do with, whatever runs: it kills at once. Docker takes no limit below 6 MB.
@@ -90,6 +91,8 @@ class ComposeTestbed:
         for name, image in IMAGES.items():
             id_, described = engine.image(image)
             self.versions[f"image {name}"] = described
+            if name == "redis":
+                self.versions["redis"] = redis_version(id_)
             if name == "app":
                 self.image = id_  # by its id: whoever builds meanwhile does not change what is measured
         limits = self.project.config()["services"]
@@ -108,8 +111,11 @@ class ComposeTestbed:
         self.postgres = servers.Postgres("postgres", url, version, self.supervisor, None)
         file = mails / "mails.jsonl"
         wait_until_up("mail", self.watch, file.stat)
-        self.mail = servers.MailSink("mail", "smtp://mail:1025", "aiosmtpd", self.supervisor, None, file)
-        self.versions |= {"postgres": version}
+        mail_version = self.project.compose(
+            "exec", "-T", "mail", "python", "-c", MAIL_VERSION, override=override
+        ).strip()
+        self.mail = servers.MailSink("mail", "smtp://mail:1025", mail_version, self.supervisor, None, file)
+        self.versions |= {"postgres": version, "smtp": mail_version}
 
     def _keep_logs(self) -> None:
         for service in SHARED:
@@ -118,6 +124,14 @@ class ComposeTestbed:
     def stack(self, contender: ContenderRecord, folder: Path) -> "ComposeStack":
         """Return a fresh stack of a contender, not yet up, that leaves its files in a block's folder."""
         return ComposeStack(self, contender, folder)
+
+
+def redis_version(image: str) -> str:
+    """Return the version of the Redis in an image. Raises StackError where it does not say."""
+    said = engine.docker("run", "--rm", "--network", "none", "--entrypoint", "redis-server", image, "--version")
+    if not (version := re.search(r"v=(\S+)", said)):
+        raise StackError(f"The image of Redis does not say which version it has: {said.strip()!r}.")
+    return f"Redis {version[1]}"
 
 
 def wait_until_up(name: str, watch: Containers, ask: Callable[[], T]) -> T:
@@ -165,7 +179,7 @@ class ComposeStack(LocalStack):
         self.override.write_text(as_yaml(override))
         if self.broker:
             url = f"redis://:{self.testbed.redis_password}@127.0.0.1:{ports['redis']}/0"
-            self._redis = servers.Redis(self.broker, url, "", self.supervisor, None)
+            self._redis = servers.Redis(self.broker, url, self.testbed.versions["redis"], self.supervisor, None)
         return {}
 
     def _start(self, environment: dict[str, str], undo: ExitStack) -> None:
@@ -220,7 +234,7 @@ class ComposeStack(LocalStack):
         names = dict.fromkeys(self.workers, "worker") | {self.api: "api", self.broker: "broker"}
         own = {os.getpid(): "lab", self.supervisor.pid: "supervisor"}
         generator = self.supervisor.children.get(GENERATOR)
-        if generator and generator.poll() is None:
+        if generator and generator.runs():
             own[generator.pid] = "generator"
         if self.watch:
             own |= {pid: names[name] for name, pid in self.watch.pids()}

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import psutil
 
+from lab.priority import step_back
 from lab.stacks import engine, proc
 from lab.stacks.supervisor import StackError
 
@@ -74,6 +75,7 @@ class Containers:
         return container
 
     def _run(self) -> None:
+        step_back()
         while not self._over.wait(LOOK_EVERY_S):
             self._look()
 

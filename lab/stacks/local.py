@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -24,9 +24,9 @@ from psycopg.rows import dict_row
 from lab.contenders import fill
 from lab.environment import PROJECT
 from lab.rundir import ContenderRecord, Placement
-from lab.stacks import broker, servers
+from lab.stacks import broker, living, servers
 from lab.stacks.health import check_health
-from lab.stacks.running import RunningStack
+from lab.stacks.running import LOGS, RunningStack
 from lab.stacks.supervisor import Child, StackError, Supervisor
 
 STOP_GRACE_S = 10.0
@@ -42,6 +42,15 @@ DOCUMENTS = """
            (SELECT count(*) FROM chunks WHERE document_id = documents.id) AS chunks
     FROM documents
 """
+# No such table, or another's of the same name: without our columns, with theirs of other types, or no table at all.
+# One that the lab has no right to read may be ours, and is an error.
+NOT_OURS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.WrongObjectType,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.DatatypeMismatch,
+)
 
 
 class Shared(Protocol):
@@ -124,6 +133,7 @@ class LocalStack:
         self.journal = self.data / "journal"
         self._cpu_count = len(placement.contender)
         self._redis: servers.Redis | None = None
+        self._broker_is_users_own = False  # others may use it too
         self._stopping: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -155,24 +165,47 @@ class LocalStack:
 
         To be called after `stop`, when nothing changes any more. Raises StackError where a server is away.
         """
-        self._leave_evidence(self.folder / "evidence", shutil.move)
+        evidence = self.folder / "evidence"
+        self._bring(evidence, shutil.move, "journal", *LOGS)
+        _write_lines(evidence / "processes.jsonl", [*self._own_records(), *self._stopping])
+        self._ask_servers(evidence)
         shutil.rmtree(self.data)  # nothing else in there is evidence: uploads that were not yet processed
 
-    def copy_evidence(self, evidence: Path) -> None:
-        """Leave a copy of what API and workers have done so far; they go on. Raises StackError as `collect` does."""
-        self._leave_evidence(evidence, _copy)
+    def copy_evidence(self, evidence: Path) -> int:
+        """Leave a copy of what API and workers have done so far; return the moment of it, as monotonic ns. They go on.
 
-    def _leave_evidence(self, evidence: Path, bring: Callable[[Path, Path], object]) -> None:
+        Work that is under way changes places meanwhile, so each place is looked at before those to which work goes from
+        there: the broker also before all else, the journal after it. What has an effect in the copy has its start there
+        too, and no task is missed; of what ended after that moment, some is there. Raises StackError as `collect` does.
+        """
+        held = self._leftovers()
+        moment_ns = time.monotonic_ns()
+        self._bring(evidence, _copy, *LOGS)
+        self._ask_servers(evidence, held)
+        self._bring(evidence, _copy, "journal")
+        alive = list(self._living())
+        _write_lines(evidence / "processes.jsonl", [*self._own_records(), *alive])
+        return moment_ns
+
+    def _living(self) -> Iterator[living.Record]:
+        """Yield a record of each process of API and workers that lives; with workers, the API hands its tasks on."""
+        for name, pid in self.instances([self.api, *self.workers]).items():
+            yield from living.family(pid, name, runs_tasks=name != self.api or not self.workers)
+
+    def _bring(self, evidence: Path, how: Callable[[Path, Path], object], *names: str) -> None:
         evidence.mkdir(exist_ok=True)
-        for name in ("journal", "actions.log", "effects.log"):
+        for name in names:
             if (self.data / name).exists():
-                bring(self.data / name, evidence / name)
-        _write_lines(evidence / "processes.jsonl", [*self._own_records(), *self._stopping])
+                how(self.data / name, evidence / name)
+
+    def _ask_servers(self, evidence: Path, held: dict[str, list[broker.Leftover]] | None = None) -> None:
+        """Leave what the servers have; of the broker also what it ``held`` a moment ago."""
         if self.shared.mail.file is not None:  # a mail server of the user's own cannot be asked
             _write_lines(evidence / "mail.jsonl", self.shared.mail.mails(self._first_mail))
         if self.contender.journal:  # what does not know the contract has no tables of its own there
             _write_lines(evidence / "rows.jsonl", _rows(self._database_url))
-        (evidence / "broker.json").write_text(json.dumps(self._leftovers()))
+        left = self._leftovers() if held is None else _with_new(held, self._leftovers())
+        (evidence / "broker.json").write_text(json.dumps(left))
 
     def broker_is_empty(self) -> bool:
         """Return whether no task waits in a queue; False where the broker cannot be asked."""
@@ -184,6 +217,16 @@ class LocalStack:
         except redis.RedisError:
             return False
 
+    def broker_holds_nothing(self) -> bool:
+        """Return whether no task waits in a queue or with a worker; False where the broker cannot be asked."""
+        if self._redis is None:
+            return True
+        try:
+            with self._redis.connect() as client:
+                return broker.holds_nothing(client)
+        except redis.RedisError:
+            return False
+
     def backlog(self) -> int | None:
         """Return how many messages wait in the queue; None where there is no queue, or its broker does not answer."""
         if self._redis is None:
@@ -191,6 +234,16 @@ class LocalStack:
         try:
             with self._redis.connect() as client:
                 return broker.waiting(client)
+        except redis.RedisError:
+            return None
+
+    def broker_counters(self) -> broker.Counters | None:
+        """Return what the broker has used since its start; None where there is none of its own, or it is silent."""
+        if self._redis is None or self._broker_is_users_own:
+            return None
+        try:
+            with self._redis.connect() as client:
+                return broker.counters(client)
         except redis.RedisError:
             return None
 
@@ -212,16 +265,20 @@ class LocalStack:
             GENERATOR: "generator",
         }
         children = self.supervisor.children
-        running = {name: child for name, child in list(children.items()) if name in names and child.poll() is None}
-        own = {os.getpid(): "lab", self.supervisor.pid: "supervisor"}
-        return own | {child.pid: names[name] for name, child in running.items()}
+        running = {child.pid: names[name] for name, child in list(children.items()) if name in names and child.runs()}
+        return {os.getpid(): "lab", self.supervisor.pid: "supervisor"} | running
+
+    def shared_urls(self) -> dict[str, str]:
+        """Return where PostgreSQL and the mail sink are; a mail server of the user's own is left alone."""
+        mail = {"mail": self.shared.mail.url} if self.shared.mail.child is not None else {}
+        return {"postgres": self.shared.postgres.url} | mail
 
     # what faults are made of
 
     def instances(self, names: Iterable[str]) -> dict[str, int]:
         """Return the pid of each of these that runs now."""
         children = [(name, self.supervisor.children[name]) for name in names]
-        return {name: child.pid for name, child in children if child.poll() is None}
+        return {name: child.pid for name, child in children if child.runs()}
 
     def kill(self, names: Iterable[str]) -> list[int]:
         """SIGKILL processes with all that they have started; return the pids."""
@@ -262,6 +319,8 @@ class LocalStack:
         temporary = self.data / "tmp"  # a worker that is killed leaves a directory of billiard's there
         temporary.mkdir(parents=True)
         name = f"lab_{secrets.token_hex(6)}"
+        if self.shared.postgres.child is None:
+            self.supervisor.borrow(self.shared.postgres.url, name)
         self._database_url = self.shared.postgres.create_database(name)
         undo.callback(self._drop_database, name)
         if self.broker:
@@ -270,7 +329,9 @@ class LocalStack:
             )
             undo.callback(self._put_broker_away, self._redis)
             if self._redis.child is None:
-                _take_over(self._redis, undo)
+                self._broker_is_users_own = True
+                self._take_over(self._redis)
+                undo.callback(self._empty, self._redis)
         addresses = {
             "DATA_DIR": str(self.data),
             "DATABASE_URL": self._database_url,
@@ -282,6 +343,21 @@ class LocalStack:
     def _drop_database(self, name: str) -> None:
         with suppress(StackError):  # a PostgreSQL that is away has been told of already
             self.shared.postgres.drop(name)
+            self.supervisor.give_back(self.shared.postgres.url, name)
+
+    def _take_over(self, server: servers.Redis) -> None:
+        """Use a database of the user's own Redis, if it is empty."""
+        with server.connect() as client:
+            if client.dbsize():
+                raise StackError(
+                    "The database at REDIS_URL is not empty: give the lab an empty one, it is emptied after use."
+                )
+        self.supervisor.borrow(server.url)
+
+    def _empty(self, server: servers.Redis) -> None:
+        with suppress(StackError, redis.RedisError):  # one that is away, too
+            servers.remove_traces(server.url, None)
+            self.supervisor.give_back(server.url)
 
     def _start(self, environment: dict[str, str], undo: ExitStack) -> None:
         self._port = servers.free_port()
@@ -339,27 +415,24 @@ class LocalStack:
 
 
 def _rows(database_url: str) -> list[dict[str, Any]]:
-    """Return what the tasks left in the database. Raises StackError where it cannot be read."""
+    """Return what the tasks left in the database, as another's app does not. Raises StackError where nobody can say."""
+    rows: list[dict[str, Any]] = []
     try:
-        with psycopg.connect(database_url, connect_timeout=5, row_factory=dict_row) as connection:
-            return [row for query in (CONVERSATIONS, DOCUMENTS) for row in connection.execute(query)]
+        with psycopg.connect(database_url, connect_timeout=5, row_factory=dict_row, autocommit=True) as connection:
+            for query in (CONVERSATIONS, DOCUMENTS):
+                with suppress(*NOT_OURS):
+                    rows += connection.execute(query)
     except psycopg.Error as error:
-        raise StackError(f"The rows of the block could not be read: {error}.") from error
+        raise StackError(f"The rows of the block could not be read: {str(error).splitlines()[0]}.") from error
+    return rows
 
 
-def _take_over(server: servers.Redis, undo: ExitStack) -> None:
-    """Use a database of the user's own Redis, if it is empty, and leave it so."""
-    with server.connect() as client:
-        if client.dbsize():
-            raise StackError(
-                "The database at REDIS_URL is not empty: give the lab an empty one, it is emptied after use."
-            )
-    undo.callback(_empty, server)
-
-
-def _empty(server: servers.Redis) -> None:
-    with server.connect() as client:
-        client.flushdb()
+def _with_new(
+    held: dict[str, list[broker.Leftover]], left: dict[str, list[broker.Leftover]]
+) -> dict[str, list[broker.Leftover]]:
+    """Return what a broker held, and what it has now and had not then."""
+    known = {message["task_id"] for messages in held.values() for message in messages}
+    return {place: held[place] + [one for one in left[place] if one["task_id"] not in known] for place in held}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -34,7 +34,8 @@ class Sink:
             "to": envelope.rcpt_tos,
             "subject": headers["Subject"],
         }
-        os.write(self._fd, json.dumps(line).encode() + b"\n")
+        # What was no text in the mail is half a surrogate pair here, which is no JSON for all readers.
+        os.write(self._fd, json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n")
         return "250 OK"
 
 

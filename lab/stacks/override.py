@@ -75,6 +75,7 @@ def contender_override(
         services[worker]["networks"] = ["default", WORKER_TO_BROKER]
         services[broker] = {
             "networks": [API_TO_BROKER, WORKER_TO_BROKER],
+            "environment": {"APPENDONLY": "no"},  # it keeps nothing, as in the local stack
             "volumes": ["/data"],  # of this container alone: that of the file's own would outlive the block
             "ports": [f"127.0.0.1:{ports[broker]}:6379"],
             "healthcheck": {"disable": True},

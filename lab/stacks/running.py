@@ -4,19 +4,23 @@ Its latency is seen from outside. What became of its tasks is known where its ``
 the logs in which effects are counted. Mails and rows cannot be asked for there; the journal stands for them.
 """
 
-import shutil
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Self
 
+from lab.drain import journal_files, pid_of, readable
 from lab.errors import LabError
 from lab.rundir import ContenderRecord, Placement
+from lab.stacks import living
+from lab.stacks.broker import Counters
 from lab.stacks.health import check_health
 from lab.stacks.supervisor import StackError, Supervisor
 
 LOGS = ("actions.log", "effects.log")
+PART_BYTES = 1 << 20
 
 
 class RunningStack:
@@ -39,9 +43,14 @@ class RunningStack:
             check_health(self.base_url + self.contender.health)
         except (StackError, OSError) as error:
             raise StackError(f"{self.contender.name} at {self.base_url} cannot be measured: {error}") from error
-        if self.data is not None and not self.journal.is_dir():
-            raise StackError(f"{self.contender.name}: there is no journal in {self.data}, where its `data` should be.")
-        self._before = {path: path.stat().st_size for path in self._files()}
+        with readable():
+            if self.data is not None and not self.journal.is_dir():
+                raise StackError(
+                    f"{self.contender.name}: there is no journal in {self.data}, where its `data` should be."
+                )
+        for path in journal_files(self.journal):
+            pid_of(path)  # one of another name is told of before any load
+        self._before = self._sizes()
         return self
 
     def __exit__(
@@ -61,27 +70,47 @@ class RunningStack:
         """Return None: its broker, if it has one, is not known."""
         return None
 
+    def broker_holds_nothing(self) -> bool | None:
+        """Return None: its broker, if it has one, is not known."""
+        return None
+
+    def broker_counters(self) -> Counters | None:
+        """Return None: its broker, if it has one, is not known."""
+        return None
+
     def roles(self) -> dict[int, str]:
         """Return nothing: its processes are not known, and may be on no machine of ours."""
+        return {}
+
+    def shared_urls(self) -> dict[str, str]:
+        """Return nothing: its servers are not known."""
         return {}
 
     def stop(self, settled: bool = False) -> None:
         """Leave it running: it is not the lab's."""
 
     def collect(self) -> None:
-        """Leave in ``evidence/`` what the journal and the logs have got since the beginning of the block."""
+        """Leave in ``evidence/`` what the journal and the logs have got since the beginning of the block, until now.
+
+        And which of those that wrote the journal live and go on, where that can be told. Nobody else was asked.
+        """
         evidence = self.folder / "evidence"
         (evidence / "journal").mkdir(parents=True)
-        for path in self._files():
+        for path, size in self._sizes().items():
             is_journal = path.parent == self.journal
             target = evidence / ("journal" if is_journal else ".") / path.name
-            _copy_from(path, self._before.get(path, 0), target, anchored=is_journal)
+            _copy_part(path, self._before.get(path, 0), size, target, anchored=is_journal)
+        known = [*living.writers(evidence / "journal"), living.unseen()]
+        (evidence / "processes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in known))
 
-    def _files(self) -> list[Path]:
+    def _sizes(self) -> dict[Path, int]:
+        """Return how big its journal files and logs are now. Raises LabError where one cannot be read."""
         if self.data is None:
-            return []
+            return {}
         logs = [self.data / name for name in LOGS]
-        return [*self.journal.glob("*.jsonl"), *(log for log in logs if log.exists())]
+        with readable():
+            files = [*journal_files(self.journal), *(log for log in logs if log.exists())]
+            return {path: path.stat().st_size for path in files}
 
     def instances(self, names: Iterable[str]) -> dict[str, int]:
         """Return nothing: there are no pids to give."""
@@ -115,13 +144,19 @@ class RunningStack:
         )
 
 
-def _copy_from(source: Path, offset: int, target: Path, anchored: bool) -> None:
-    """Copy a file from an offset, which is the beginning of a line, with its first line where that is its anchor."""
-    with source.open("rb") as old, target.open("wb") as new:
-        if anchored and offset:
+def _copy_part(source: Path, begin: int, end: int, target: Path, anchored: bool) -> None:
+    """Copy a file between two offsets, which are beginnings of lines, with its first line where that is its anchor.
+
+    Raises LabError where it cannot be read.
+    """
+    with readable():
+        old = source.open("rb")
+    with old, target.open("wb") as new:
+        if anchored and begin:
             new.write(old.readline())
-        old.seek(offset)
-        shutil.copyfileobj(old, new)
+        old.seek(begin)
+        while part := old.read(max(0, min(PART_BYTES, end - old.tell()))):
+            new.write(part)
 
 
 class RunningTestbed:

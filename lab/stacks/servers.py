@@ -28,6 +28,7 @@ import psycopg
 import redis as redis_client
 from psycopg import sql
 
+from lab.errors import UsageError
 from lab.globs import no_glob
 from lab.stacks.supervisor import Child, StackError, Supervisor
 
@@ -82,7 +83,7 @@ class Redis(Server):
 
     def connect(self) -> "redis_client.Redis":
         """Return a client that gives up after 2 s and decodes nothing."""
-        return redis_client.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2)
+        return _redis_client(self.url)
 
 
 class Postgres(Server):
@@ -100,8 +101,7 @@ class Postgres(Server):
     def drop(self, name: str) -> None:
         """Remove a database, whoever is still connected to it. Raises StackError where PostgreSQL is away."""
         try:
-            with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
-                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+            remove_traces(self.url, name)
         except psycopg.Error as error:
             raise StackError(f"PostgreSQL would not drop the database {name}: {_first_line(error)}.") from error
 
@@ -123,6 +123,19 @@ class MailSink(Server):
         with self.file.open("rb") as lines:
             lines.seek(offset)
             return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def remove_traces(url: str, database: str | None) -> None:
+    """Empty the Redis database at a URL; with ``database``, drop that one from the PostgreSQL server there.
+
+    Raises one of AWAY where the server does not answer.
+    """
+    if database is None:
+        with _redis_client(url) as client:
+            client.flushdb()
+        return
+    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
 
 def redis(
@@ -236,9 +249,14 @@ def wait_until_up(children: Sequence[Child], port: int, ask: Callable[[], T]) ->
 
 
 def _ask_own(variable: str, ask: Callable[[str], str]) -> str:
-    """Return the version of the server at a variable's address. Raises StackError where it does not answer."""
+    """Return the version of the server at a variable's address.
+
+    Raises StackError where it does not answer, UsageError where that is no address.
+    """
     try:
         return ask(os.environ[variable])
+    except ValueError as error:
+        raise UsageError(f"{variable} is not the address of a server.") from error  # it may hold a password
     except AWAY as error:
         raise StackError(f"The server at {variable} does not answer: {_first_line(error)}.") from error
 
@@ -273,8 +291,12 @@ def _package_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def _redis_client(url: str) -> "redis_client.Redis":
+    return redis_client.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+
+
 def _redis_version(url: str) -> str:
-    with redis_client.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+    with _redis_client(url) as client:
         info = client.info("server")
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"

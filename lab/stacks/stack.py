@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from lab.rundir import ContenderRecord
+from lab.stacks.broker import Counters
 
 
 class Stack(Protocol):
@@ -32,8 +33,17 @@ class Stack(Protocol):
     def broker_is_empty(self) -> bool | None:
         """Return whether no task waits in a queue; False where the broker does not answer, None where none is known."""
 
+    def broker_holds_nothing(self) -> bool | None:
+        """Return the same of tasks that wait in a queue, or were taken from it and are not acknowledged."""
+
+    def broker_counters(self) -> Counters | None:
+        """Return what the broker has used since its start; None where there is none of its own, or it is silent."""
+
     def roles(self) -> dict[int, str]:
         """Return what the processes that run now are for, by pid: to be sampled with all below them."""
+
+    def shared_urls(self) -> dict[str, str]:
+        """Return where the servers are that all contenders share, by name, without those that are not to be asked."""
 
     def stop(self, settled: bool = False) -> None:
         """End API and workers in order; in a hurry where all is settled: no task running and none waiting."""

@@ -43,9 +43,13 @@ class Child:
         self.starts = 0
         self.ends: list[int] = []  # the exit statuses, negative where a signal was the end
 
+    def runs(self) -> bool:
+        """Return whether it runs; not yet while it is being started."""
+        return len(self.ends) < self.starts
+
     def poll(self) -> int | None:
-        """Return None while it runs, else its exit status, negative where a signal ended it."""
-        return None if len(self.ends) < self.starts else self.ends[-1]
+        """Return None while it runs or is being started, else its exit status, negative where a signal ended it."""
+        return None if self.runs() or not self.ends else self.ends[-1]
 
     def take(self, record: dict[str, Any]) -> None:
         """Take in a record of the warden's."""
@@ -159,6 +163,17 @@ class Supervisor:
         """Have a directory removed when everything has ended, however the lab ends, and what PostgreSQL had there."""
         self._scratch.append(directory)
         self._ask(f"{directory} could not be noted", do="scratch", directory=str(directory))
+
+    def borrow(self, url: str, database: str | None = None) -> None:
+        """Have what is put into a server of the user's own removed when everything has ended, however the lab ends.
+
+        That is the ``database`` of that name, or all that is in a Redis database that was empty; until `give_back`.
+        """
+        self._ask("A server of your own could not be noted", do="borrow", url=url, database=database)
+
+    def give_back(self, url: str, database: str | None = None) -> None:
+        """Know that what was put there is removed: what comes there from now on is not the lab's."""
+        self._ask("A server of your own could not be given back", do="give_back", url=url, database=database)
 
     def close(self) -> None:
         """End every process, and the warden."""

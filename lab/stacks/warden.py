@@ -91,6 +91,7 @@ class Warden:
         self.family: dict[psutil.Process, str | None] = {}  # descendants below the services, and whose they are
         self.family_started_ns: dict[psutil.Process, int | None] = {}
         self.scratch: list[str] = []
+        self.borrowed: set[tuple[str, str | None]] = set()  # see `Supervisor.borrow`
         self.next_scan = 0.0
         self.pending = b""
 
@@ -116,8 +117,20 @@ class Warden:
         with ExitStack() as at_last:
             for directory in self.scratch:
                 at_last.callback(proc.remove_directory, directory)
+            at_last.callback(self._give_back_what_is_borrowed)
             at_last.callback(self._kill_whoever_is_left)
             self._end_in_order()
+
+    def _give_back_what_is_borrowed(self) -> None:
+        if not self.borrowed:
+            return
+        from lab.stacks import servers  # here, since hardly any warden needs it
+
+        for url, database in self.borrowed:
+            try:
+                servers.remove_traces(url, database)
+            except servers.AWAY as error:
+                _complain(f"a server of the user's own could not be left as it was: {type(error).__name__}")
 
     def _end_in_order(self) -> None:
         for service in self.services.values():
@@ -145,6 +158,7 @@ class Warden:
     def _answer(self, request: dict[str, Any]) -> None:
         handle: dict[str, Callable[..., dict[str, Any] | None]]
         handle = {"start": self._start, "signal": self._signal, "stop": self._stop, "scratch": self._scratch}
+        handle |= {"borrow": self._borrow, "give_back": self._give_back}
         number, operation = request.pop("request"), request.pop("do")
         try:
             answer = handle[operation](number, **request)
@@ -188,6 +202,16 @@ class Warden:
     def _scratch(self, number: int, directory: str) -> dict[str, Any]:
         del number
         self.scratch.append(directory)
+        return {}
+
+    def _borrow(self, number: int, url: str, database: str | None) -> dict[str, Any]:
+        del number
+        self.borrowed.add((url, database))
+        return {}
+
+    def _give_back(self, number: int, url: str, database: str | None) -> dict[str, Any]:
+        del number
+        self.borrowed.discard((url, database))
         return {}
 
     # what happens by itself

@@ -6,7 +6,7 @@ const WIDTH = 440, HEIGHT = 190, LEFT = 48, RIGHT = 10, TOP = 18, BOTTOM = 24;
 const CHARTS = [
   ["Response time p50", "ms, from the intended time", [["p50_ms"]]],
   ["Response time p95", "ms; dashed: service time", [["p95_ms"], ["service_p95_ms", "second"]]],
-  ["Response time p99", "ms, from the intended time", [["p99_ms"]]],
+  ["Response time p99", "ms, of each second: of fewer than 100 requests the slowest", [["p99_ms"]]],
   ["Goodput", "tasks done per s; dashed: requests acknowledged", [["goodput_per_s"], ["acknowledged_per_s", "second"]]],
   ["Failures", "per s; dashed: unsent", [["failed_per_s"], ["unsent_per_s", "second"]]],
   ["Bystanders p95", "ms; dashed: lateness p99", [["bystander_p95_ms"], ["lateness_p99_ms", "second"]]],
@@ -16,7 +16,7 @@ const ROWS = [
   ["service_p50_ms", "Service p50, ms"], ["service_p95_ms", "Service p95, ms"],
   ["bystander_p50_ms", "Bystander p50, ms"], ["bystander_p95_ms", "Bystander p95, ms"],
   ["lateness_p99_ms", "Lateness p99, ms"],
-  ["requests", "Requests"], ["acknowledged", "Acknowledged"], ["failed", "Failed"], ["unsent", "Unsent"],
+  ["sent_per_s", "Sent per s"], ["requests", "Requests"], ["acknowledged", "Acknowledged"], ["failed", "Failed"], ["unsent", "Unsent"],
 ];
 const TASKS = [["goodput_per_s", "Goodput, tasks done per s"], ["acknowledged", "Tasks acknowledged"], ["done", "Tasks done"], ["not_done", "Tasks not yet done"],
   ["not_started", "Tasks not yet started"], ["backlog", "Messages in the queue"]];
@@ -52,7 +52,8 @@ function figures(load, lab) {
       const value = load.contenders[name][part][key];
       return element("td", { "data-figure": `${name}/${part}/${key}`, class: value === "inf" ? "failed" : "" }, shown(value, key));
     }));
-    body.append(element("tr", {}, element("th", { scope: "row" }, title), ...cells));
+    const asked = key === "sent_per_s" && load.rate !== null ? `, of ${load.rate.toLocaleString("en")} asked for` : "";
+    body.append(element("tr", {}, element("th", { scope: "row" }, title + asked), ...cells));
   }
   const tasks = names.map((name) => tasksOf(name, load, lab));
   for (const [key, title] of TASKS.filter(([key]) => tasks.some((one) => key in one))) {
@@ -210,6 +211,7 @@ function say(load) {
   const said = {
     ready: "Ready: no load has been started yet. Start one on Locust's own page.",
     running: `Running ${load.scenario}${load.rate === null ? "" : ` at ${load.rate.toLocaleString("en")}/s`}, ${Math.round(load.elapsed_s)} s`,
+    ending: `Ending ${load.scenario}: another load can be started in a moment`,
     stopped: `Stopped after ${Math.round(load.elapsed_s)} s of ${load.scenario}`,
   };
   return said[load.state] || load.state;

@@ -142,13 +142,18 @@ def test_it_fills_and_says_what_failed_and_when_it_has_stopped(start: Start, pag
     page.goto(f"{web_ui.url}/comparison")
     seen = snapshot(workers={"w1": {"state": "running", "samples": 7}, "w2": {"state": "missing", "samples": 5}})
     seen["contenders"]["celery"]["recent"] = seen["contenders"]["celery"]["recent"] | {"p99_ms": "inf"}
+    seen["contenders"]["celery"]["total"] = seen["contenders"]["celery"]["total"] | {"sent_per_s": 14.9}
     web_ui.show(seen)
     expect(page.get_by_role("status")).to_have_text("Running mixed at 20/s, 60 s")
+    expect(page.get_by_role("row", name="Sent per s, of 20 asked for")).to_be_visible()
+    assert figure(page, "celery/total/sent_per_s") == "14.9"
     assert figure(page, "celery/recent/p99_ms") == "failed"
     assert figure(page, "celery/total/p99_ms") == "15.0"
     assert figure(page, "inline/total/requests") == "1,200"
     assert page.locator("polyline").count() == 2 * 9
     expect(page.get_by_role("row", name="w2")).to_contain_text("missing")
+    web_ui.show(seen | {"state": "ending"})
+    expect(page.get_by_role("status")).to_have_text("Ending mixed: another load can be started in a moment")
     web_ui.show(seen | {"state": "stopped"})
     expect(page.get_by_role("status")).to_have_text("Stopped after 60 s of mixed")
     expect(page.get_by_role("button")).to_have_count(0)  # no lab is behind it

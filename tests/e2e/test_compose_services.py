@@ -150,6 +150,16 @@ def test_every_service_is_healthy(project: Project) -> None:
     assert states == dict.fromkeys(SERVICES, "healthy")
 
 
+def test_a_worker_is_healthy_by_its_connection_to_redis_and_nobody_starts_a_celery_to_ask(project: Project) -> None:
+    """What has no such connection would not be, as the inline app."""
+    services = json.loads(project.compose("config", "--format", "json"))["services"]
+    kind, check = services["worker"]["healthcheck"]["test"]
+    assert (kind, "python" in check) == ("CMD-SHELL", False)
+    asked = "if {}; then echo healthy; else echo not; fi"
+    said = {name: project.compose("exec", "-T", name, "sh", "-c", asked.format(check)) for name in ("worker", "inline")}
+    assert {name: one.strip() for name, one in said.items()} == {"worker": "healthy", "inline": "not"}
+
+
 def test_every_container_is_shut_in(project: Project) -> None:
     assert {project.service_of(one): guards_missing(one) for one in project.containers()} == {
         service: set() for service in SERVICES
@@ -234,10 +244,11 @@ def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished
     options = ["--scenario", "action", "--rounds", "5", "--duration", "2", "--rate", "5"]
     missing: list[set[str]] = []
 
-    def look() -> None:
+    def look_and_press_ctrl_c(terminal: int) -> None:
         missing.extend(guards_missing(one) for one in docker("ps", "-q", *one_off).split())
+        os.write(terminal, b"\x03")
 
-    status, said = until_ctrl_c([*command, "bench", *options], at=b"block 2/", within_s=120, before=look)
+    status, said = in_a_terminal([*command, "bench", *options], b"block 2/", look_and_press_ctrl_c, within_s=120)
     assert missing == [{"health check"}], "a program that ends by itself is not asked how it is"
     assert status == COULD_NOT_MEASURE, said
     assert "Traceback" not in said
@@ -249,24 +260,24 @@ def test_ctrl_c_ends_a_benchmark_in_order_and_keeps_the_blocks_that_are_finished
     assert until(lambda: docker("ps", "-aq", *one_off) == "", within_s=30)
 
 
-def until_ctrl_c(command: list[str], at: bytes, within_s: float, before: Callable[[], object]) -> tuple[int, str]:
-    """Run a command in a terminal, press Ctrl-C once it has said this, and return its exit status and all it said.
+def in_a_terminal(command: list[str], at: bytes, then: Callable[[int], object], within_s: float) -> tuple[int, str]:
+    """Run a command in a terminal, do something once it has said this, and return its exit status and all it said.
 
-    ``before`` is called before that.
+    What is done gets the terminal, to press keys in.
     """
     terminal, of_command = pty.openpty()
     with subprocess.Popen(
         command, stdin=of_command, stdout=of_command, stderr=of_command, start_new_session=True
     ) as process:
         os.close(of_command)
-        said, pressed, deadline = b"", False, time.monotonic() + within_s
+        said, done, deadline = b"", False, time.monotonic() + within_s
         with suppress(OSError):  # that is how the end of a terminal is told
             while time.monotonic() < deadline:
                 if select.select([terminal], [], [], 1)[0]:
                     said += os.read(terminal, 4096)
-                if at in said and not pressed:
-                    before()
-                    pressed = bool(os.write(terminal, b"\x03"))
+                if at in said and not done:
+                    done = True
+                    then(terminal)
         os.close(terminal)
         process.kill()
         return process.wait(), said.decode(errors="replace")
@@ -344,3 +355,21 @@ def test_a_password_in_an_image_is_found(project: Project, tmp_path: Path, recip
         assert not image_leaks(leaky, ["not-in-there"])
     finally:
         docker("image", "rm", leaky)
+
+
+def test_services_that_go_down_during_a_benchmark_leave_what_is_finished(project: Project) -> None:
+    """The very last, since they are gone then; the blocks that are left fail, and each says why."""
+    before = set((project.folder / "runs").iterdir())
+    command = ["docker", "compose", "--project-directory", str(project.folder), "--profile", "bench", "run", "--rm"]
+    options = ["--scenario", "action", "--rounds", "2", "--duration", "2", "--rate", "5"]
+    status, said = in_a_terminal(
+        [*command, "bench", *options], b"block 2/", lambda _terminal: project.compose("down", check=False), within_s=180
+    )
+    assert "Traceback" not in said
+    (run,) = set((project.folder / "runs").iterdir()) - before
+    blocks = json.loads((run / "run.json").read_text())["blocks"]
+    assert status == COULD_NOT_MEASURE, said
+    assert blocks[0]["state"] == "finished"  # and the second may be, if with failed requests
+    assert {block["state"] for block in blocks[2:]} == {"failed"}
+    assert all(len(block["why"]) == 1 for block in blocks[2:])
+    assert (run / "report.html").exists()

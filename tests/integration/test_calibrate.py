@@ -7,21 +7,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lab import calibrate
+from lab import calibrate, compare
+from lab.against_itself import plan_against_itself
+from lab.calibration import FILE
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, available_cpus, place
 from lab.errors import VOID
+from lab.generator import Bounds
 from lab.instrument_cost import CostTrial
-from lab.interrupt import Interrupt
+from lab.rundir import RunDir
 from lab.stacks.local import Servers
 from lab.stacks.supervisor import Supervisor
-
-
-class NoInterrupt(Interrupt):
-    """Ctrl-C is pytest's."""
-
-    def __init__(self) -> None:
-        self.asked = False
+from tests.realblocks import NoInterrupt
 
 
 @pytest.mark.alone
@@ -30,11 +27,12 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
 ) -> None:
     """Its p95 is 200 ms in place of 20: the exit status says so, and so does every report."""
     monkeypatch.setattr(calibrate, "Interrupt", NoInterrupt)
+    monkeypatch.setattr(calibrate, "BOUNDS", Bounds(lowest=200, highest=200, halvings=0, seconds=0.5))
     plan = calibrate.calibration_plan(seed=5)
     plan.void_repeats = 0
     plan.contenders = [one for one in plan.contenders if one.name == "constant"]
     plan.contenders[0].api = ["two-modes" if part == "constant" else part for part in plan.contenders[0].api]
-    plan.scenarios[0] = plan.scenarios[0].model_copy(update={"rate": 400, "warmup_s": 0.2, "duration_s": 3})
+    plan.scenarios[0] = plan.scenarios[0].model_copy(update={"rate": 300, "warmup_s": 0.2, "duration_s": 4})
     printed = io.StringIO()
 
     status = calibrate.calibrate(plan, tmp_path, Console(file=printed, width=200), as_json=False)
@@ -48,6 +46,8 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
     assert server["lab"]["p95_ms"] >= 200
     assert server["closed_loop"]["p95_ms"] > 0
     assert any(sentence.startswith("constant: p95 is 20") for sentence in server["wrong"])
+    generators = summary["calibration"]["generators"]
+    assert [(one["processes"], one["rate"] or one["too_fast"]) for one in generators] == [(1, 200), (2, 200)]
     for text in (printed.getvalue(), (run / "report.md").read_text(), (run / "report.html").read_text()):
         assert "and should be 20.0 ms" in text
 
@@ -57,7 +57,29 @@ def test_a_round_with_and_without_the_instrument(tmp_path: Path) -> None:
     inline = load_contenders(PROJECT / "contenders.toml")["inline"]
     placement = place(available_cpus())
     with Supervisor(tmp_path / "cost") as supervisor, Servers(supervisor, placement) as servers:
-        found = CostTrial(supervisor, servers, inline, lambda: None).run(seed=1, rounds=1, seconds=1)
+        found = CostTrial(supervisor, servers, inline, lambda: None).run(seed=1, rounds=1, seconds=2)
     assert [cost.metric for cost in found] == ["throughput_per_s", "response_p50_ms", "response_p95_ms"]
     assert all(cost.instrumented and cost.bare for cost in found)
     assert {path.parent.name for path in tmp_path.glob("cost/*/resources.parquet")} == {"01-with"}
+
+
+def test_too_few_comparisons_are_no_judgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One round of `--aa`, by real blocks: nothing can be said of the verdicts, and just that is said."""
+    monkeypatch.setattr(compare, "Interrupt", NoInterrupt)
+    plan = plan_against_itself(seed=5, groups=1)
+    short = {"warmup_s": 0, "duration_s": 0.5, "bystanders": False}
+    plan = plan.model_copy(
+        update={"rounds": 1, "void_repeats": 0, "scenarios": [one.model_copy(update=short) for one in plan.scenarios]}
+    )
+    printed = io.StringIO()
+
+    status = compare.run_plan(plan, tmp_path, Console(file=printed, width=200), as_json=False)
+
+    assert status == VOID, printed.getvalue()
+    (run,) = tmp_path.iterdir()
+    assert run.name.endswith("-calibrate-aa")
+    assert {block.state for block in RunDir(run).read().blocks} == {"finished"}
+    aa = json.loads((run / FILE).read_text())["aa"]
+    assert [(aa[kind]["planned"], aa[kind]["judged"]) for kind in ("alike", "unlike")] == [(2, 0), (2, 0)]
+    for text in (printed.getvalue(), (run / "report.md").read_text(), (run / "report.html").read_text()):
+        assert "A against A: 0 of 2 comparisons could be judged, and 20 are needed." in text

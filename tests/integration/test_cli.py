@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import cli
 from lab.environment import PROJECT, available_cpus
 from tests.support import docker_client, says
 
@@ -33,6 +34,8 @@ def run_lab(
         (["faults", "--contender", "inline", "--fault", "worker-kill"], "none of the contenders"),
         (["compare", "--contender", "inline", "--fault", "worker-kill"], "none of the contenders"),
         (["faults", "--stack", "running"], "no `url`"),
+        (["faults", "--scenario", "crossover"], "'crossover' is a grid"),
+        (["compare", "--scenario", "crossover", "--rate", "5"], "'crossover' is a grid"),
         (["faults", "--grace", "0"], "--grace 0"),
         (["faults", "--grace", "nan"], "--grace nan"),
         (["faults", "--grace", "601"], "--grace 601"),
@@ -41,18 +44,40 @@ def run_lab(
         (["compare", "--rounds", "0"], "--rounds"),
         (["compare", "--sped", "5"], "--sped"),
         (["compare", "--stack", "cloud"], "cloud"),
+        (["capacity", "--contender", "django"], "django"),
+        (["capacity", "--contender", "inline", "--work", "sleep"], "sleep"),
+        (["capacity", "--contender", "inline", "--work", "io", "--work", "io"], "twice"),
+        (["capacity", "--contender", "inline", "--slo-response-ms", "0"], "--slo-response-ms 0"),
+        (["capacity", "--contender", "inline", "--slo-done-s", "-1"], "--slo-done-s -1"),
+        (["capacity", "--contender", "inline", "--slo-errors", "nan"], "--slo-errors nan"),
+        (["capacity", "--contender", "inline", "--slo-errors", "1"], "--slo-errors 1"),
+        (["capacity", "--contender", "inline", "--budget", "2"], "--budget 2"),
         (["report", "no-such-run"], "no-such-run"),
+        (["report", "README.md"], "README.md is not a run directory"),
         (["resume", "no-such-run"], "no-such-run"),
         (["task", "no-such-run", "6f1c1f4e-5c0f-4d7b-9a35-3f0b0b7a7c11"], "no-such-run"),
         (["task", "no-such-run", "42"], "ID"),
     ],
 )
-def test_bad_usage_is_named_and_ends_with_2(arguments: list[str], named: str) -> None:
+def test_bad_usage_is_named_and_ends_with_2(
+    arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Whatever does not exist is named in a sentence, and nothing is started."""
-    done = run_lab(*arguments)
+    monkeypatch.setattr(sys, "argv", ["lab", *arguments])
+    with pytest.raises(SystemExit) as ended:  # another exception would be a traceback
+        cli.main()
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_broken_grid_is_named_with_its_file_and_key(tmp_path: Path) -> None:
+    """Before anything is started, like any scenario that is wrong."""
+    head, axes = 'description = "x"\nusers = "probe"\nduration_s = 5\n', "probe_seconds = [5]\nrate = [2]\n"
+    (tmp_path / "map.toml").write_text(f'{head}[grid]\nprobe_work = ["gpu"]\n{axes}')
+    done = run_lab("compare", "--scenarios", tmp_path, "--out", tmp_path / "runs")
     assert done.returncode == 2
-    assert named in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "map.toml: 'grid.probe_work.0': " in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_json_that_is_not_ours_is_named(tmp_path: Path) -> None:
@@ -95,7 +120,7 @@ def test_list_names_contenders_scenarios_and_faults() -> None:
     """What can be asked for is listed."""
     done = run_lab("list")
     assert done.returncode == 0
-    for name in ("inline", "celery-threads", "mixed", "deploy"):
+    for name in ("inline", "celery-naive", "mixed", "crossover", "deploy"):
         assert name in done.stdout
 
 

@@ -1,5 +1,7 @@
 """`lab compare` as a user runs it: real apps, real servers, real load, and real Ctrl-C."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +13,17 @@ import duckdb
 import psutil
 import pytest
 
+from lab.cli import choose_scenarios
+from lab.compare import begin, place_or_refuse
+from lab.contenders import load_contenders
 from lab.environment import PROJECT
 from lab.globs import no_glob
-from lab.rundir import RunDir
+from lab.run import plan_blocks
+from lab.rundir import Plan, RunDir
+from lab.scenario import load_scenarios
 from tests.support import alive, until
 
-SHORT = ["--rate", "10", "--rounds", "1", "--seed", "7"]
+SHORT = ["--rate", "10", "--rounds", "1", "--void-repeats", "0", "--seed", "7"]
 
 
 @contextmanager
@@ -103,6 +110,25 @@ def test_both_contenders_got_the_same_requests_at_the_same_times(
     assert all(rows == seen[0] for rows in seen)
 
 
+def test_what_a_broker_used_is_of_the_contender_that_has_one_and_not_too_small(
+    finished: tuple[RunDir, subprocess.CompletedProcess[str]],
+) -> None:
+    """Each task went through it, in and out."""
+    directory, _ = finished
+    for block in directory.read().blocks:
+        if block.contender == "inline":
+            assert block.broker is None
+            continue
+        if block.broker is None:
+            continue  # the lab came too late to ask: other tests run beside this one
+        tasks = no_glob(directory.block(block) / "tasks.parquet")
+        (count,) = duckdb.execute(
+            "SELECT count(*) FROM read_parquet($tasks) WHERE phase = 'window'", {"tasks": tasks}
+        ).fetchone() or (0,)
+        assert block.broker.memory_bytes > 0
+        assert block.broker.net_bytes > 200 * count, "the ids alone of each task are longer"
+
+
 def test_the_report_can_be_rendered_again_and_says_the_same(
     finished: tuple[RunDir, subprocess.CompletedProcess[str]],
 ) -> None:
@@ -135,6 +161,22 @@ def test_a_task_can_be_followed(finished: tuple[RunDir, subprocess.CompletedProc
         assert word in done.stdout, done.stdout
 
 
+def test_a_damaged_file_of_a_task_is_named(
+    finished: tuple[RunDir, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """One sentence, exit status 1."""
+    copy = RunDir(Path(shutil.copytree(finished[0].path, tmp_path / "run")))
+    block = copy.block(copy.read().blocks[0])
+    (block / "evidence" / "broker.json").write_text('{"queue": [')
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", "task", str(copy.path), "6f1c1f4e-5c0f-4d7b-9a35-3f0b0b7a7c11"],
+        cwd=PROJECT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert " ".join(done.stderr.split()).startswith(f"lab: {block / 'evidence' / 'broker.json'} is damaged: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_ends_in_order_and_reports(tmp_path: Path) -> None:
     """The block in hand is dropped with the deploy that goes on, the report is written, and nothing is left running."""
     deploy = ["--contender", "celery", "--fault", "deploy", "--scenario", "long-tasks", "--grace", "600"]
@@ -153,11 +195,21 @@ def test_ctrl_c_ends_in_order_and_reports(tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_in_order_too(tmp_path: Path) -> None:
-    """As a shutdown or `timeout` sends it: reported, and nothing is left running."""
+    """As a shutdown or `timeout` sends it: reported, and nothing is left running.
+
+    Until then no thread of the lab's, the sampler's among them, may run on the contender's CPUs; and nothing that is
+    measured stands back for others, as the lab itself does.
+    """
     alone = ["--contender", "inline", "--fault", "none"]
     with started_lab("compare", *alone, *SHORT, "--duration", "30", "--out", tmp_path) as lab:
         wait_for_load(tmp_path)
         processes = family(lab)
+        threads = [int(thread.name) for thread in Path(f"/proc/{lab.pid}/task").iterdir()]
+        allowed = [os.sched_getaffinity(thread) for thread in threads]
+        assert len(threads) > 1
+        assert not set().union(*allowed) & set(the_run(tmp_path).read().environment.placement.contender)
+        assert os.SCHED_IDLE in map(os.sched_getscheduler, threads)
+        assert os.SCHED_IDLE not in [os.sched_getscheduler(process.pid) for process in processes]
         lab.send_signal(signal.SIGTERM)
         output, _ = lab.communicate(timeout=60)
     directory = the_run(tmp_path)
@@ -179,3 +231,42 @@ def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
     assert lab.returncode != 0
     assert "Traceback" not in output
     assert until(lambda: not alive(processes), within_s=5)
+
+
+GRID = """
+description = "two loads"
+users = "probe"
+warmup_s = 0
+duration_s = 1
+horizon_s = 3
+[grid]
+probe_work = ["io"]
+probe_seconds = [0.01]
+rate = [5, 20]
+"""
+
+
+def test_a_grid_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+    """As if the lab had died before its first block: each cell is measured under its own load."""
+    (tmp_path / "map.toml").write_text(GRID)
+    cells = choose_scenarios(["map"], None, None, load_scenarios(tmp_path))
+    contenders = [load_contenders(PROJECT / "contenders.toml")["inline"]]
+    plan = Plan(
+        command="compare", seed=7, rounds=1, quick=False, stack="local", contenders=contenders, scenarios=cells,
+        horizon_s=15,
+    )  # fmt: skip
+    directory, _ = begin(plan, plan_blocks(plan), place_or_refuse("local"), tmp_path / "runs")
+    command = [sys.executable, "-m", "lab", "resume", str(directory.path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=100)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    assert {block.state for block in directory.read().blocks} == {"finished"}
+    requests = {
+        block.scenario: duckdb.execute(
+            "SELECT count(*) FROM read_parquet($file) WHERE stream = 'load' AND phase = 'window'",
+            {"file": no_glob(directory.block(block) / "requests.parquet")},
+        ).fetchone()
+        for block in directory.read().blocks
+        if block.repeat_of is None
+    }
+    slow, fast = (requests[f"map-io-0.01s-{rate}"] or (0,) for rate in (5, 20))
+    assert 0 < slow[0] < fast[0]

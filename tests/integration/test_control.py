@@ -65,13 +65,13 @@ class Client:
         with self.samples.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def send(self, contender: str) -> UUID:
+    def send(self, contender: str, work: str = "io", seconds: float = 0.01) -> UUID:
         """Have a contender do a task, and write the sample."""
         request_id = uuid4()
         sent_ns = time.monotonic_ns()
         connection = http.client.HTTPConnection(urlsplit(self.stacks[contender].base_url).netloc, timeout=10)
         headers = {"Content-Type": "application/json", "X-Request-ID": str(request_id)}
-        connection.request("POST", "/probe", json.dumps({"work": "io", "seconds": 0.01}), headers)
+        connection.request("POST", "/probe", json.dumps({"work": work, "seconds": seconds}), headers)
         assert connection.getresponse().status == 202
         connection.close()
         row = {"seq": 0, "request_id": str(request_id), "tasks": 1, "outcome": "acknowledged", "contender": contender}
@@ -145,6 +145,16 @@ def test_only_faults_that_apply_are_offered(client: Client) -> None:
     assert contenders["inline"]["backlog"] is None
 
 
+def test_a_broker_of_ones_own_is_not_offered_for_a_pause(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1/0")
+    assert set(client.state()["contenders"]["celery"]["faults"]) == {
+        "api-kill",
+        "worker-kill",
+        "deploy",
+        "worker-pause",
+    }
+
+
 def test_tasks_are_counted_to_their_end_by_contender(client: Client) -> None:
     """Acknowledged and done agree, each contender's own; a new load begins at nothing."""
     client.begin()
@@ -160,6 +170,26 @@ def test_tasks_are_counted_to_their_end_by_contender(client: Client) -> None:
     assert {name: sum(counted) for name, counted in seconds.items()} == {"inline": 1, "celery": 3}
     client.begin()
     assert counts() == {"inline": (0, 0, 0), "celery": (0, 0, 0)}
+
+
+def test_a_line_that_is_not_whole_is_waited_for_and_a_broken_one_told(client: Client) -> None:
+    """In a sentence, whoever asks for what, until the next load replaces the file."""
+    client.begin()
+    sent = {"seq": 0, "request_id": str(uuid4()), "tasks": 1, "outcome": "acknowledged", "contender": "inline"}
+    line = json.dumps(sent).encode() + b"\n"
+    for part, acknowledged in ((line[:9], 0), (line[9:], 1)):
+        with client.samples.open("ab") as file:
+            file.write(part)
+        assert client.state()["contenders"]["inline"]["acknowledged"] == acknowledged
+    with client.samples.open("ab") as file:
+        file.write(bytes(40) + b'\xff"tasks":1}\n' + line)
+    says = f"{client.samples} has a line that is none of a load's: start another load."
+    for method, path in (("GET", "/state"), ("POST", "/save"), ("GET", "/state")):
+        assert client.ask(method, path) == (500, {"message": says})
+    client.samples.write_bytes(b"\0\0\n")
+    assert client.ask("GET", "/state") == (500, {"message": says})
+    client.begin()
+    assert client.state()["running"]
 
 
 def test_a_fault_is_done_once_at_a_time_and_what_waits_is_counted(client: Client) -> None:
@@ -231,6 +261,92 @@ def test_a_load_is_saved_once_it_is_over_without_the_tasks_of_others(client: Cli
     client.begin()
     client.send("celery")
     assert until(lambda: client.state()["contenders"]["celery"]["done"] == 1, within_s=20)
+
+
+def save(client: Client) -> dict[str, Path]:
+    """End the load and save it; return the table of each contender's tasks."""
+    client.write({"loop_lag_p99_ms": 0.1})
+    status, said = client.ask("POST", "/save")
+    assert status == 200, said
+    directory = RunDir(client.samples.parent / "runs" / said["run"])
+    return {block.contender: directory.block(block) / "tasks.parquet" for block in directory.read().blocks}
+
+
+def test_a_line_that_cannot_be_read_is_told_where_a_load_is_saved(client: Client) -> None:
+    """Whatever it is; the others of its file count."""
+    client.begin()
+    task = str(uuid5(client.send("celery"), "0"))
+    foreign = client.stacks["celery"].journal / "shop-host-4194304-0.jsonl"  # a pid that no process has
+    event = {"task_id": task, "job": "probe", "event": "started", "t_ns": time.monotonic_ns(), "by": "\u2028"}
+    foreign.write_bytes(b"{}\n\xff\n[]\n" + json.dumps(event, ensure_ascii=False).encode() + b"\n")
+    try:
+        table = save(client)["celery"]
+    finally:
+        foreign.unlink()
+    with duckdb.cursor() as db:
+        found = db.execute("SELECT attempts, n_journal FROM read_parquet($f)", {"f": no_glob(table)}).fetchall()
+    assert found == [(2, 1)]
+    report = table.parents[2] / "report.md"
+    assert "2 lines of the journal cannot be read" in report.read_text()
+
+
+def started(stack: LocalStack) -> set[str]:
+    """Return the tasks that a stack has begun, of whatever load."""
+    lines = [json.loads(line) for path in stack.journal.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return {line["task_id"] for line in lines if line.get("event") == "started"}
+
+
+def test_what_is_under_way_when_a_load_is_saved_is_pending(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs, and what waits in the app, with the worker or in the queue; after that all of it is done."""
+    monkeypatch.setattr(exploratory, "HORIZON_S", 0.2)
+    client.begin()
+    for _ in range(43):  # 40 have a thread each
+        client.send("inline", "blocking", 3)
+    for _ in range(8):  # of which the worker takes four, if it has one child, besides the one that it runs
+        client.send("celery", "blocking", 0.7)
+    for name, table in save(client).items():
+        assert set(fates(table).values()) <= {"done", "pending"}, name
+        sql = "SELECT DISTINCT split_part(last_seen, ' in ', 1) FROM read_parquet($f) WHERE fate = 'pending'"
+        seen = {row[0] for row in duckdb.execute(sql, {"f": no_glob(table)}).fetchall()}
+        assert {"accepted", "started"} <= seen if name == "inline" else "taken, unacknowledged" in seen
+
+    def not_done() -> int:
+        return sum(one["not_done"] for one in client.state()["contenders"].values())
+
+    assert until(lambda: not_done() == 0, within_s=40)
+
+
+def test_nothing_is_missed_that_changes_places_while_a_load_is_saved(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the queue to the worker, and there to its end: it is one or the other, and its effect is explained."""
+    monkeypatch.setattr(exploratory, "HORIZON_S", 0)
+    client.begin("celery")
+    for _ in range(200):
+        client.send("celery", seconds=0.002)
+    table = save(client)["celery"]
+    sql = "SELECT DISTINCT fate, agreement FROM read_parquet($f)"
+    found = set(duckdb.execute(sql, {"f": no_glob(table)}).fetchall())
+    assert found <= {("done", "equal"), ("done", "explained"), ("pending", "equal")}
+
+
+def test_what_a_killed_worker_had_begun_stays_lost(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it had taken stranded; what was asked for after it came again is pending."""
+    monkeypatch.setattr(exploratory, "HORIZON_S", 0.2)
+    client.begin("celery")
+    celery = client.stacks["celery"]
+    before = {str(uuid5(client.send("celery", "blocking", 30), "0")) for _ in range(6)}
+    assert until(lambda: before & started(celery), within_s=20)
+    client.ask("POST", "/fault", {"contender": "celery", "fault": "worker-kill"})
+    begun = before & started(celery)
+    assert until(lambda: client.state()["faults"][-1]["over"], within_s=40)
+    after = {str(uuid5(client.send("celery", "blocking", 0.5), "0")) for _ in range(6)}
+    assert until(lambda: (before | after) & started(celery) - begun, within_s=20)
+    found = fates(save(client)["celery"])
+    assert {found[task] for task in begun} == {"lost"}
+    assert {found[task] for task in before - begun} <= {"stranded", "pending"}
+    assert "stranded" in found.values()
+    assert {found[task] for task in after} <= {"pending", "done"}
 
 
 def fates(table: Path) -> dict[str, str]:

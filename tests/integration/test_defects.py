@@ -4,34 +4,20 @@ Each defective contender writes down itself which tasks it mistreated; the ledge
 """
 
 import json
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from rich.console import Console
 
-from lab import environment
 from lab.contenders import load_contenders
-from lab.environment import PROJECT, available_cpus, place
-from lab.interrupt import Interrupt
-from lab.progress import Progress
-from lab.run import Experiment, plan_blocks
-from lab.rundir import BlockRecord, ContenderRecord, Plan, RunDir, RunRecord, ScenarioRecord
+from lab.environment import PROJECT
+from lab.rundir import BlockRecord, ContenderRecord, ScenarioRecord
 from lab.stacks.local import Servers
+from tests.realblocks import load_of, measure_block
 
-PLACEMENT = place(available_cpus())
 KNOWN = load_contenders(PROJECT / "contenders.toml")
 Row = dict[str, Any]
-
-
-class NoInterrupt(Interrupt):
-    """Ctrl-C is pytest's."""
-
-    def __init__(self) -> None:
-        self.asked = False
 
 
 def defective(name: str, account: Path, **defect: int) -> ContenderRecord:
@@ -49,12 +35,6 @@ def defective(name: str, account: Path, **defect: int) -> ContenderRecord:
     )
 
 
-def load_of(users: str, rate: float, **other: Any) -> ScenarioRecord:
-    """Return a short load; five seconds after one of warm-up, which the defect does not spare."""
-    fields = {"name": users, "users": users, "rate": rate, "arrivals": "constant", "warmup_s": 1, "duration_s": 5}
-    return ScenarioRecord.model_validate(fields | other)
-
-
 def measured(
     shared: Servers,
     out: Path,
@@ -63,41 +43,21 @@ def measured(
     faults: tuple[str, ...] = (),
     injections: int = 4,
     horizon_s: float = 15,
+    fault_duration_s: float = 10,
 ) -> tuple[BlockRecord, list[Row]]:
     """Run one block of the contender as `lab` does; return its record and its tasks."""
-    plan = Plan(
-        command="compare",
-        seed=7,
-        rounds=0 if faults else 1,
-        quick=False,
-        stack="local",
-        contenders=[contender],
-        scenarios=[scenario],
-        horizon_s=horizon_s,
-        faults=list(faults),
-        injections=injections,
-        fault_duration_s=10,
-        void_repeats=0,
-    )
-    directory = RunDir.create(out, plan.command)
-    run = RunRecord(
-        started_at=datetime.now(UTC),
-        git_commit=environment.git_commit(),
-        plan=plan,
-        environment=environment.describe(PLACEMENT, shared.versions),
-        blocks=plan_blocks(plan),
-    )
-    with open(os.devnull, "w") as nowhere:
-        progress = Progress(Console(file=nowhere), {})
-        Experiment(directory, run, shared.supervisor, shared, NoInterrupt(), progress).measure()
-    (block,) = directory.read().blocks
+    block, folder = measure_block(
+        shared, out, contender, scenario,
+        faults=list(faults), injections=injections, horizon_s=horizon_s,
+        fault_duration_s=fault_duration_s,
+    )  # fmt: skip
     assert block.state == "finished", block.why
-    return block, rows_of(directory.block(block) / "tasks.parquet")
+    return block, rows_of(folder / "tasks.parquet")
 
 
 def rows_of(table: Path) -> list[Row]:
     """Return the rows of a Parquet file."""
-    with duckdb.connect() as db:
+    with duckdb.cursor() as db:
         result = db.execute("SELECT * FROM read_parquet($table)", {"table": str(table)})
         names = [column[0] for column in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -177,11 +137,14 @@ SLOTS = 40  # of celery-threads
 
 @pytest.mark.parametrize(("name", "fault"), [("inline", "api-kill"), ("celery-threads", "worker-kill")])
 def test_what_a_successor_forgets_is_lost(shared: Servers, tmp_path: Path, name: str, fault: str) -> None:
-    """Each successor of a killed process acknowledges ten tasks and forgets them: lost, like what was cut off."""
+    """Each successor of a killed process acknowledges its first ten tasks and forgets them: lost, as is what is cut."""
     account = tmp_path / "account"
     contender = defective(name, account, FORGETS_FIRST=FORGETS_FIRST)
-    scenario = load_of("probe", rate=60, probe_work="io", probe_seconds=0.2)
-    block, tasks = measured(shared, tmp_path, contender, scenario, faults=(fault,), injections=KILLS)
+    scenario = load_of("probe", rate=30, probe_work="io", probe_seconds=0.4)
+    # Each successor needs its time to start, and then to be asked ten times, before the next kill and the end.
+    block, tasks = measured(
+        shared, tmp_path, contender, scenario, faults=(fault,), injections=KILLS, fault_duration_s=26
+    )
     assert block.injections == KILLS
     forgotten = written_down(account, "forgotten")
     assert len(forgotten) == KILLS * FORGETS_FIRST
@@ -233,7 +196,7 @@ def test_an_end_that_the_journal_does_not_know_voids_the_block(shared: Servers, 
     """Nobody was killed, so nothing explains it: that all processes end in order with the block least of all."""
     account = tmp_path / "account"
     contender = defective(name, account, WITHHOLDS_EVERY=25)
-    block, tasks = measured(shared, tmp_path, contender, load_of("action", rate=40))
+    block, tasks = measured(shared, tmp_path, contender, load_of("action", rate=40), horizon_s=5)
     withheld = written_down(account, "withheld")
     assert withheld
     assert ids(tasks, "done") == {task["task_id"] for task in tasks}

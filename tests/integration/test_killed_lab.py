@@ -17,19 +17,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from lab.contenders import load_contenders
 from lab.environment import PROJECT
 from lab.faults import FAULTS
 from lab.rundir import Plan, RunDir
+from lab.stacks.servers import Postgres, Redis
 from tests.support import alive, until
 
 MOMENTS = int(os.environ.get("KILLED_LAB_MOMENTS", "2"))
@@ -42,7 +44,7 @@ CASES = [
     for fault in ("api-kill", "worker-kill", "deploy")
     if FAULTS[fault].applies_to(KNOWN[contender])
 ]
-COMPARE = ["--rate", "10", "--rounds", "1", "--duration", "3"]  # a round and a fault block
+COMPARE = ["--rate", "10", "--rounds", "1", "--duration", "3", "--void-repeats", "0"]  # a round and a fault block
 # From the start of the servers to the end of the last block: besides the window with the fault at least 12 s.
 FIRST_S, BESIDES_S = 1.0, 9.5
 GONE_WITHIN_S = 5.0
@@ -102,10 +104,10 @@ def temporary_directory() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def run_lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run_lab(*arguments: str | Path, environment: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[str]:
     """Run `lab` to its end."""
     command = [sys.executable, "-m", "lab", *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=150)
 
 
 def last_moment_s(fault: str) -> float:
@@ -227,6 +229,43 @@ def test_a_killed_lab_leaves_nothing_running_and_can_be_resumed(tmp_path: Path) 
         if "KILLED_LAB_MOMENTS" in os.environ or number == MOMENTS - 1:
             for run in out.glob("[!.]*"):  # none where the lab was killed before it had made one
                 check_resume_finishes(run)
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_lab_leaves_nothing_in_servers_of_the_users_own(
+    tmp_path: Path, make_redis: Callable[[], Redis], make_postgres: Callable[[], Postgres]
+) -> None:
+    """Where it was killed in the middle of a block; and the run can be finished there."""
+    broker, postgres = make_redis(), make_postgres()
+    own = {"REDIS_URL": broker.url, "DATABASE_URL": postgres.url}
+    what = ["--contender", "celery", "--fault", "none", *COMPARE, "--out", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "lab", "compare", *what]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, cwd=PROJECT, env=os.environ | own, stdout=log, stderr=log) as lab,
+    ):
+        try:
+            assert until(
+                lambda: traces(broker, postgres)[0] and any((tmp_path / "runs").glob("*/blocks/*/requests.*")), 60
+            )
+            keys, databases = traces(broker, postgres)
+            assert keys
+            assert databases == 1
+        finally:
+            lab.kill()
+    assert until(lambda: traces(broker, postgres) == (0, 0)), "what was put there is left"
+    (run,) = (tmp_path / "runs").glob("[!.]*")
+    resumed = run_lab("resume", run, environment=os.environ | own)
+    assert resumed.returncode in (0, 3), resumed.stdout + resumed.stderr
+    assert {block.state for block in RunDir(run).read().blocks} == {"finished"}
+    assert traces(broker, postgres) == (0, 0)
+
+
+def traces(broker: Redis, postgres: Postgres) -> tuple[int, int]:
+    """Return how many keys a Redis has, and how many databases that are the lab's a PostgreSQL."""
+    with broker.connect() as client, psycopg.connect(postgres.url) as connection:
+        (databases,) = connection.execute("SELECT count(*) FROM pg_database WHERE datname ~ '^lab_'").fetchone() or (0,)
+        return client.dbsize(), databases
 
 
 @pytest.mark.parametrize("known_by", ["environment", "working directory"])

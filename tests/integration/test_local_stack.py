@@ -20,6 +20,7 @@ from lab.rundir import ContenderRecord
 from lab.stacks import servers
 from lab.stacks.local import LocalStack, Servers
 from lab.stacks.supervisor import StackError
+from tests.realblocks import gets, measure_block
 from tests.support import until
 
 PLACEMENT = place(available_cpus())
@@ -215,6 +216,27 @@ def test_what_is_left_in_the_broker_is_read(shared: Servers, tmp_path: Path) -> 
     assert all(abs(message["visible_since_wall_s"] - time.time()) < 60 for message in left["unacked"])
     chains = [message["chain"] for message in left["queue"] if message["chain"]]
     assert chains == [[str(uuid5(steps, "1")), str(uuid5(steps, "2"))]]
+
+
+# Answers after 20 ms, and has from the beginning what a worker would have taken from the broker, if any.
+HOLDING = """
+import os, runpy, sys
+import redis
+if holds := sys.argv.pop():
+    redis.Redis.from_url(os.environ["REDIS_URL"]).hset("unacked", "tag", holds)
+runpy.run_module("lab.known_servers", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("holds", ["", '[{"headers": {}}, "", "celery"]'])
+def test_nobody_is_in_a_hurry_while_a_worker_holds_what_it_has_taken(
+    shared: Servers, tmp_path: Path, holds: str
+) -> None:
+    """Though it runs nothing at this moment, and nothing waits in the queue: it may be between two tasks."""
+    contender = stub(api=["{python}", "-c", HOLDING, "constant", "{port}", holds], broker="redis", journal=False)
+    _, folder = measure_block(shared, tmp_path, contender, gets(rate=20))
+    (stopping,) = [line for line in lines(folder / "evidence" / "processes.jsonl") if line["event"] == "stopping"]
+    assert stopping["hurried"] == (not holds)
 
 
 def test_a_killed_worker_is_restarted_and_works_on(shared: Servers, tmp_path: Path) -> None:

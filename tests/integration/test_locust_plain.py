@@ -312,6 +312,11 @@ class WebUi:
             told: dict[str, Any] = json.load(answer)
             return told
 
+    def state(self) -> str:
+        """Return what the page Comparison says of the load."""
+        state: str = json.loads(self.get("/comparison/state"))["load"]["state"]
+        return state
+
     def swarm(self, **form: object) -> dict[str, Any]:
         """Send the start form, or the one that changes the number of users."""
         return self.post("/swarm", **form)
@@ -327,6 +332,11 @@ def test_the_web_ui_picks_the_scenario_and_its_users_are_the_rate(locust: Start,
         assert not ui.swarm(user_count=5, spawn_rate=5, host=server.host, seed="x")["success"]
         assert not ui.swarm(user_count=5, spawn_rate=5, host=server.host, samples=tmp_path / "samples")["success"]
         assert not (tmp_path / "samples").exists()
+        for count in (0, -5):
+            nothing = ui.swarm(user_count=count, spawn_rate=5, host=server.host)
+            assert (nothing["success"], "send nothing" in nothing["message"]) == (False, True)
+        nobody = ui.swarm(user_count=5, spawn_rate=5, host=server.host, user_classes="Nobody")
+        assert (nobody["success"], "no users 'Nobody'" in nobody["message"]) == (False, True)
 
         form = {"host": server.host, "scenario": "register", "seed": "", "probe_seconds": "0.05"}
         assert ui.swarm(user_count=10, spawn_rate=100, **form)["success"]
@@ -371,6 +381,40 @@ def test_the_web_ui_offers_the_contenders_and_both(locust: Start) -> None:
         ui.process.send_signal(signal.SIGTERM)
         _, output = ended(ui.process)
     assert "Traceback" not in output
+
+
+def test_while_a_load_ends_no_other_begins(locust: Start, tmp_path: Path) -> None:
+    """Neither while its users end nor while its last answers are awaited; once they are there, one does."""
+    path = tmp_path / "samples.jsonl"
+    users = {"user_count": 10, "spawn_rate": 100}
+    with load_server(delay_s=4) as server:  # Locust's own state is up to two seconds old
+        form = {**users, "scenario": "action", "arrivals": "constant", "host": server.host}
+        ui = WebUi(locust, server.host, "--stop-timeout", "6", "--samples", str(path))
+
+        def refused() -> bool:
+            told = [ui.swarm(**form), ui.swarm(**users)]  # the start form, and the one that changes a load
+            return all(not one["success"] and "still ending" in one["message"] for one in told)
+
+        assert ui.swarm(**form)["success"]
+        assert until(lambda: len(server.received) > 10)
+        with ThreadPoolExecutor(1) as browser:
+            stopped = browser.submit(ui.post, "/stop")
+            assert until(lambda: ui.state() == "ending")
+            assert refused()
+            assert until(lambda: json.loads(ui.get("/stats/requests"))["state"] == "stopped")
+            assert ui.state() == "ending"
+            assert refused()
+            assert stopped.result()["success"]
+        assert ui.state() == "stopped"
+        samples, sent = read(path), len(server.received)
+        assert ui.swarm(**form)["success"]
+        assert until(lambda: len(server.received) > sent + 10)
+        assert ui.state() == "running"
+        ui.process.kill()
+        _, output = ended(ui.process)
+    assert "Traceback" not in output
+    assert Counter(row["request_id"] for row in samples.rows) == Counter(r.request_id for r in server.received[:sent])
+    assert {row["outcome"] for row in samples.rows} == {"acknowledged"}, "there was time for every answer"
 
 
 def rate_seen(server: LoadServer, over_s: float = 4.0) -> float:

@@ -10,16 +10,20 @@ import duckdb
 import psutil
 import pytest
 
-from lab.sampler import Sampler
+from lab.sampler import Sampler, others_share
 from lab.stacks.supervisor import Child, Supervisor
+from tests.blockmaker import write_parquet
+from tests.runmaker import RESOURCE_COLUMNS
 from tests.support import until
 
 BURN = "import time\nwhile time.process_time() < {seconds}: pass\n"
+BURN_UNTIL = "import pathlib\nwhile not pathlib.Path({seen!r}).exists(): pass\n"
 FAMILY = """
 import signal, subprocess, sys
 print("ready")
-for seconds in (0.2, 0.2, 1.4):
+for seconds in (0.2, 0.2):
     subprocess.run([sys.executable, "-c", {burn!r}.format(seconds=seconds)])
+subprocess.run([sys.executable, "-c", {burn_until!r}])
 print("burnt")
 signal.pause()
 """
@@ -52,15 +56,16 @@ def used(file: Path) -> dict[str, float]:
 
 def test_a_tree_is_counted_whole_and_once(own: Supervisor, tmp_path: Path) -> None:
     """The time of a child counts once, whether it ended between two looks or was seen while it lived."""
-    code = FAMILY.format(burn=BURN)
+    code = FAMILY.format(burn=BURN, burn_until=BURN_UNTIL.format(seen=str(tmp_path / "seen")))
     parent = start(own, "parent", code, tmp_path / "log")
-    with Sampler(lambda: {parent.pid: "api"}, tmp_path / "resources.parquet"):
+    with Sampler(lambda: {parent.pid: "api"}, tmp_path / "resources.parquet") as sampler:
+        assert until(lambda: any(s.pid != parent.pid and s.cpu_s > 1.4 for s in list(sampler.samples)), within_s=60)
+        (tmp_path / "seen").touch()
         assert until(lambda: "burnt" in (tmp_path / "log").read_text(), within_s=30)
     truth = psutil.Process(parent.pid).cpu_times()
     total_s = truth.user + truth.system + truth.children_user + truth.children_system
     assert total_s > 1.8
     assert used(tmp_path / "resources.parquet")["api"] == pytest.approx(total_s, abs=0.05)
-    assert rows(tmp_path / "resources.parquet", "SELECT count(DISTINCT pid) >= 2 FROM samples") == [(True,)]
 
 
 def test_a_role_inside_another_is_not_counted_twice(own: Supervisor, tmp_path: Path) -> None:
@@ -87,6 +92,35 @@ def test_what_is_started_meanwhile_is_seen_and_what_ends_is_kept(own: Supervisor
         first = start(own, "api", "print('ready'); import time; time.sleep(600)", tmp_path / "log-2")
         pids.append(first.pid)
     assert rows(tmp_path / "resources.parquet", "SELECT DISTINCT pid FROM samples ORDER BY pid") == [(p,) for p in pids]
+
+
+def test_what_others_use_of_a_cpu_is_seen(own: Supervisor, tmp_path: Path) -> None:
+    """A process without a role burns a second of it."""
+    cpu = min(os.sched_getaffinity(0))
+    with Sampler(dict, tmp_path / "resources.parquet", [cpu]) as sampler:
+        assert until(lambda: sampler.samples)
+        began_ns = sampler.samples[-1].t_ns
+        code = BURN.format(seconds=1) + "print('ready')"
+        own.start("other", [sys.executable, "-u", "-c", code], {}, log=tmp_path / "log", cpus=[cpu])
+        assert until(lambda: "ready" in (tmp_path / "log").read_text(), within_s=30)
+    ended_ns = sampler.samples[-1].t_ns
+    share = others_share(tmp_path / "resources.parquet", began_ns, ended_ns, 1)
+    assert share is not None
+    assert share * (ended_ns - began_ns) / 1e9 > 0.9
+
+
+def test_what_is_no_contenders_is_the_others(tmp_path: Path) -> None:
+    """Of 2 s the API took 1, a worker that came meanwhile 0.5; the load generator has other CPUs."""
+    seen = [(0, "cpus", 0, 10.0), (0, "api", 1, 5.0), (0, "generator", 3, 1.0), (1, "worker", 2, 0.3)]
+    seen += [(2, "cpus", 0, 12.0), (2, "api", 1, 6.0), (2, "worker", 2, 0.5), (2, "generator", 3, 2.0)]
+    table = [
+        {"t_ns": t_s * 10**9, "role": role, "pid": pid, "cpu_s": cpu_s, "rss_bytes": 1, "pss_bytes": None}
+        for t_s, role, pid, cpu_s in seen
+    ]
+    write_parquet(table, RESOURCE_COLUMNS, tmp_path / "resources.parquet")
+    assert others_share(tmp_path / "resources.parquet", 0, 2 * 10**9, 1) == pytest.approx(0.25)
+    assert others_share(tmp_path / "resources.parquet", 0, 2 * 10**9, 2) == pytest.approx(0.125)
+    assert others_share(tmp_path / "missing.parquet", 0, 2 * 10**9, 1) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the proportional set size")

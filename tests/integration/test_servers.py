@@ -1,10 +1,12 @@
 """The embedded servers: they come up, are what they should be, and say in one sentence why they do not."""
 
+import json
 import os
 import shutil
 import signal
 import smtplib
 from collections.abc import Callable
+from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ import psutil
 import psycopg
 import pytest
 
+from lab.errors import UsageError
 from lab.stacks import servers
 from lab.stacks.servers import MailSink, Postgres, Redis, Server
 from lab.stacks.supervisor import StackError, Supervisor
@@ -47,6 +50,21 @@ def test_the_mail_sink_keeps_a_line_per_mail(mail_sink: MailSink) -> None:
     assert [mail | {"t_ns": 0} for mail in mail_sink.mails() if mail["task_id"] == "task-1"] == [
         {"task_id": "task-1", "t_ns": 0, "to": ["du@example.org"], "subject": "Grüße 你好"}
     ]
+
+
+def test_a_mail_with_bytes_that_are_no_text_leaves_a_line_for_every_reader(mail_sink: MailSink) -> None:
+    """Half a surrogate pair, as Python has them for such bytes, not every reader of JSON takes."""
+    address, start = urlsplit(mail_sink.url), mail_sink.size()
+    with smtplib.SMTP(address.hostname or "", address.port or 0) as client:
+        client.ehlo()
+        for command in (b"MAIL FROM:<a@example.org> SMTPUTF8", b"RCPT TO:<\xff@example.org>", b"DATA"):
+            client.send(command + b"\r\n")
+            assert client.getreply()[0] < 400, command
+        client.send(b"X-Task-ID: \xff\r\nSubject: \xed\xa0\x80\r\n\r\n.\r\n")
+        assert client.getreply()[0] == 250
+    (mail,) = mail_sink.mails(start)
+    assert mail["to"] == ["?@example.org"]
+    json.dumps(mail, ensure_ascii=False).encode()
 
 
 def test_private_servers_can_be_killed(make_redis: Callable[[], Redis], make_postgres: Callable[[], Postgres]) -> None:
@@ -100,6 +118,46 @@ def test_servers_of_ones_own_are_used_instead(
             server.pid  # noqa: B018
     with redis.connect() as client:
         assert client.ping()
+
+
+def test_a_server_of_ones_own_is_left_as_it_was_and_only_while_it_is_borrowed(
+    redis_server: Redis, postgres: Postgres, tmp_path: Path
+) -> None:
+    """What is put there before it is given back is removed at the end; what comes later is somebody else's."""
+    borrowed, returned = (redis_server.url.replace("/0", f"/{number}") for number in (7, 8))
+    clients = [replace(redis_server, url=url).connect() for url in (borrowed, returned)]
+    with Supervisor(tmp_path / "own") as supervisor:
+        for url in (borrowed, returned):
+            supervisor.borrow(url)
+        supervisor.borrow(postgres.url, "borrowed")
+        postgres.create_database("borrowed")
+        supervisor.give_back(returned)
+        for client in clients:
+            client.set("key", "1")
+    assert [client.exists("key") for client in clients] == [0, 1]
+    assert clients[0].dbsize() == 0
+    postgres.create_database("borrowed")  # which is there no more
+    postgres.drop("borrowed")
+    clients[1].flushdb()
+
+
+@pytest.mark.parametrize(
+    ("variable", "url", "start"),
+    [
+        ("REDIS_URL", "nowhere", servers.redis),
+        ("REDIS_URL", "redis://127.0.0.1:99999", servers.redis),
+        ("SMTP_URL", "smtp://127.0.0.1:99999", servers.mail_sink),
+        ("SMTP_URL", "smtp://me:se/cret@127.0.0.1", servers.mail_sink),
+    ],
+)
+def test_what_is_no_address_of_a_server_of_ones_own_is_named(
+    variable: str, url: str, start: Callable[[Supervisor, Path], Server],
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One sentence that names the variable, and nothing of what may be a password."""
+    monkeypatch.setenv(variable, url)
+    with pytest.raises(UsageError, match=f"^{variable} is not the address of a server\\.$"):
+        start(supervisor, tmp_path)
 
 
 def test_a_server_of_ones_own_that_is_away_is_named(

@@ -14,7 +14,7 @@ import pytest
 from lab import load, validity
 from tests.blockmaker import Block, record
 from tests.loadserver import LoadServer, free_port, load_server
-from tests.support import until
+from tests.support import SLOW_TO_LISTEN, until
 
 PROJECT = Path(__file__).parent.parent.parent
 LOCUST = [sys.executable, "-m", "locust", "--only-summary", "-f"]
@@ -114,6 +114,19 @@ def test_four_workers_send_together_what_one_process_sends(locust: Start, tmp_pa
     assert [(each.header["workers"], each.footer["workers_lost"]) for each in (alone, shared)] == [(1, 0), (4, 0)]
     assert alone.header.keys() == shared.header.keys()
     assert alone.footer.keys() == shared.footer.keys()
+
+
+def test_a_worker_that_was_told_to_start_before_it_listened_takes_part(locust: Start, tmp_path: Path) -> None:
+    """Its master does not wait for ever."""
+    locustfile = tmp_path / "locustfile.py"
+    locustfile.write_text(SLOW_TO_LISTEN)
+    port = str(free_port())
+    two_processes = ["--processes", "2", "--master-bind-port", port, "--master-port", port]
+    with load_server() as server:
+        status, output = ended(locust(*schedule(server, tmp_path / "samples", 0.5), *two_processes, file=locustfile))
+    assert status == 0, output
+    samples = read(tmp_path / "samples")
+    assert samples.footer["sent"] == len(samples.rows) == len(server.received) > 0
 
 
 def test_a_killed_worker_is_told_and_its_requests_have_their_rows(locust: Start, tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_start_and_end_are_recorded(own: Supervisor, tmp_path: Path) -> None:
     assert written == own.records
 
 
+def test_one_that_is_being_started_neither_runs_nor_has_ended(tmp_path: Path) -> None:
+    """Other threads ask about it from before its first record on: the sampler does, while the generator starts."""
+    child = Child("early", tmp_path / "log")
+    assert (child.runs(), child.poll()) == (False, None)
+    child.take({"event": "started", "pid": 4711})
+    assert (child.runs(), child.poll()) == (True, None)
+    child.take({"event": "ended", "status": 3, "signal": None})
+    assert (child.runs(), child.poll()) == (False, 3)
+
+
 def test_the_process_gets_log_environment_directory_and_cpus(own: Supervisor, tmp_path: Path) -> None:
     """Output goes to the log file; environment, directory and CPUs are the ones asked for."""
     code = "import os as o; print(o.environ['COLOUR'], o.getcwd(), *o.sched_getaffinity(0), o.getsid(0) == o.getpid())"
@@ -194,13 +204,15 @@ def small_lab(tmp_path: Path) -> Iterator[SmallLab]:
     command = [sys.executable, "-c", LAB, str(tmp_path), str(tmp_path / "tree.py")]
     with (tmp_path / "lab.log").open("wb") as log:
         process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    up = tmp_path / "up"
     try:
-        assert until((tmp_path / "up").exists), (tmp_path / "lab.log").read_text()
+        # It is there a moment before there is anything in it.
+        assert until(lambda: up.exists() and len(up.read_text().split()) == 2), (tmp_path / "lab.log").read_text()
         processes_in(tmp_path / "pids")
     except AssertionError:
         process.kill()
         raise
-    warden, data = (tmp_path / "up").read_text().split()
+    warden, data = up.read_text().split()
     lab = SmallLab(process, int(warden), Path(data))
     started = lab.started()
     yield lab

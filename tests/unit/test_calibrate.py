@@ -15,7 +15,7 @@ from lab.calibration import FILE, cite
 from lab.compare import resume
 from lab.errors import UsageError
 from lab.known_servers import SERVERS, fate
-from lab.report.summary import Calibration, Latency
+from lab.report.summary import Calibration, Generator, Latency
 from lab.rundir import RunDir, RunRecord
 from tests.blockmaker import INSTRUMENT, REQUEST_COLUMNS, STATUS, write_parquet
 from tests.runmaker import empty_run, make_run, plan
@@ -47,7 +47,7 @@ def calibrated(
     )
     ledger.settle(folder, journal=False)
     RunDir(directory).write(run)
-    return judge(RunDir(directory), run, {server: CLOSED}, [])
+    return judge(RunDir(directory), run, {server: CLOSED}, [], [])
 
 
 def sample(server: str, number: int, seen_s: Times) -> dict[str, object]:
@@ -91,7 +91,7 @@ def test_another_outcome_is_out_of_bounds(tmp_path: Path, monkeypatch: pytest.Mo
     assert 80 < refused < 160
     run = RunDir(tmp_path / "r").read()
     run.plan.contenders[0].name = run.blocks[0].contender = "resetting"
-    wrong = judge(RunDir(tmp_path / "r"), run, {"resetting": CLOSED}, []).wrong
+    wrong = judge(RunDir(tmp_path / "r"), run, {"resetting": CLOSED}, [], []).wrong
     assert wrong == [f"resetting: {refused} requests have another outcome than the server gave them."]
 
 
@@ -169,6 +169,22 @@ def test_the_report_cites_the_calibration(calibration: Calibration, tmp_path: Pa
     broken = calibration.model_copy(update={"not_judged": ["stall was not judged: the clock stepped."]})
     (path / FILE).write_text(broken.model_dump_json())
     assert any("stall was not judged" in sentence for sentence in report.write(path).limitations)
+
+
+def test_the_report_says_how_fast_the_generator_is(calibration: Calibration, tmp_path: Path) -> None:
+    """In a table and in a sentence of its own, of each number of processes: a limit, a lower bound, or none."""
+    fast = Generator(processes=1, rate=6_000, lateness_p99_ms=0.4, too_fast=6_500, real_time=False)
+    bound = Generator(processes=4, rate=32_000, lateness_p99_ms=0.5, too_fast=None, real_time=False)
+    slow = Generator(processes=8, rate=None, lateness_p99_ms=None, too_fast=500, real_time=None)
+    path = make_run(tmp_path / "r", {"inline": 1.0}, rounds=1)
+    (path / FILE).write_text(calibration.model_copy(update={"generators": [fast, bound, slow]}).model_dump_json())
+    report.write(path)
+    text = (path / "report.md").read_text()
+    assert "| 1 | 6,000 | 0.4 ms | 6,500 | taking turns |" in text
+    assert "alone, one process, sends 6,000 requests/s with a p99 lateness of 0.4 ms, not 6,500." in text
+    assert "alone, 4 processes, sends 32,000 requests/s with a p99 lateness of 0.5 ms, the highest rate tried." in text
+    assert "alone, 8 processes, was late or failed at every rate, from 500 requests/s on." in text
+    assert "The load generator alone, up to a p99 lateness of 1 ms" in (path / "report.html").read_text()
 
 
 def test_infinite_figures_survive_the_file(tmp_path: Path) -> None:

@@ -36,6 +36,17 @@ def test_prefork_gets_as_many_processes_as_the_contender_has_cpus() -> None:
     assert command[-2:] == ["--concurrency", "2"]
 
 
+def test_several_processes_are_in_the_one_service_of_the_api() -> None:
+    command = override_of("inline-workers")["services"]["inline"]["command"]
+    assert isinstance(command, list)
+    assert command[-2:] == ["--workers", "2"]
+
+
+def test_a_contenders_settings_reach_its_api() -> None:
+    environments = [override_of(name)["services"]["celery"]["environment"] for name in ("celery-naive", "celery")]
+    assert ["NAIVE_PUBLISH" in str(environment) for environment in environments] == [True, False]
+
+
 def test_ports_are_on_loopback_and_take_the_place_of_the_files_own() -> None:
     override = override_of("inline")
     assert override["services"]["inline"]["ports"] == ["127.0.0.1:20001:8000"]
@@ -51,6 +62,11 @@ def test_api_and_worker_reach_the_broker_each_on_a_network_of_its_own() -> None:
     shared_with_broker = {name: networks(services, name) & networks(services, "redis") for name in ("celery", "worker")}
     assert [len(shared) for shared in shared_with_broker.values()] == [1, 1]
     assert shared_with_broker["celery"].isdisjoint(shared_with_broker["worker"])
+
+
+def test_the_broker_keeps_nothing_as_in_the_local_stack() -> None:
+    """The services of the file keep an append-only file."""
+    assert override_of("celery")["services"]["redis"]["environment"] == {"APPENDONLY": "no"}
 
 
 def test_a_cut_from_the_broker_leaves_the_published_port() -> None:

@@ -22,15 +22,35 @@ def test_what_runs_already_has_a_journal_where_its_data_is_known(tmp_path: Path)
     assert (unseen.journal, unseen.data) == (False, None)
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "http://[::1]:80/", "http://my-app.example.org:8000"])
+def test_the_address_of_a_server_may_be_of_any_kind(tmp_path: Path, url: str) -> None:
+    """With a port and without, by name and by number."""
+    path = tmp_path / "contenders.toml"
+    path.write_text(f"[a]\n{RUNS.replace('http://127.0.0.1:8000', url)}")
+    assert load_contenders(path)["a"].url == url
+
+
 def test_the_repositorys_own_contenders() -> None:
-    """The three of the comparison are there; only Celery's have workers and a broker."""
+    """Those of the comparison are there; only Celery's have workers and a broker."""
     known = load_contenders(PROJECT / "contenders.toml")
-    assert list(known) == ["inline", "celery", "celery-threads"]
-    assert [(bool(one.workers), one.broker) for one in known.values()] == [
-        (False, None),
-        (True, "redis"),
-        (True, "redis"),
-    ]
+    assert list(known) == ["inline", "inline-workers", "celery", "celery-threads", "celery-naive"]
+    for name, one in known.items():
+        assert (bool(one.workers), one.broker) == ((True, "redis") if "celery" in name else (False, None))
+
+
+def test_celery_naive_is_celery_but_for_how_it_publishes() -> None:
+    known = load_contenders(PROJECT / "contenders.toml")
+    naive, celery = (known[name].model_dump(exclude={"name", "title"}) for name in ("celery-naive", "celery"))
+    assert naive.pop("env") == {"NAIVE_PUBLISH": "1"}
+    assert naive == {key: value for key, value in celery.items() if key != "env"}
+
+
+@pytest.mark.parametrize(("cpus", "processes"), [(1, "2"), (2, "2"), (8, "8")])
+def test_several_processes_are_as_many_as_cpus_and_never_one(cpus: int, processes: str) -> None:
+    """With one CPU, as with any number, it is another contender than `inline`."""
+    known = load_contenders(PROJECT / "contenders.toml")
+    several, one = (fill(known[name].api, port=8000, cpus=cpus) for name in ("inline-workers", "inline"))
+    assert several == [*one, "--workers", processes]
 
 
 def test_placeholders_are_filled() -> None:
@@ -61,6 +81,11 @@ def test_placeholders_are_filled() -> None:
         (f'[a]\n{GOOD}data = "data"\n', "contenders.toml: 'a': `data` is for what runs already"),
         (f'[a]\n{RUNS}health = "up"\n', "contenders.toml: 'a.health': String should match"),
         (f"[a]\n{RUNS.replace('http:', 'https:')}", "contenders.toml: 'a.url': must look like http://127.0.0.1:8000."),
+        *(
+            (f"[a]\n{RUNS.replace('127.0.0.1:8000', wrong)}", "contenders.toml: 'a.url': must look like http://")
+            for wrong in ("127.0.0.1:99999", "127.0.0.1:abc", "[::1", ":80", "a..b", "a\\u0000b")
+        ),
+        (f'[a]\n{RUNS}health = "/bereit\\u00df"\n', "contenders.toml: 'a.health': String should match"),
         (f'[a]\n{GOOD}env = {{REDIS_URL = "x"}}\n', "contenders.toml: 'a.env': REDIS_URL is set by the lab."),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 
 from lab import drain as drain_module
 from lab.drain import JournalTail, acknowledged_tasks, drain
+from lab.errors import LabError
 from lab.interrupt import Interrupted
 
 
@@ -32,13 +33,18 @@ def never() -> None:
     """Be nobody's interruption."""
 
 
+def within(seconds: float) -> int:
+    """Return a horizon that lies so far ahead."""
+    return time.monotonic_ns() + round(seconds * 1e9)
+
+
 def test_it_ends_when_every_acknowledged_task_has_ended(tmp_path: Path) -> None:
     """It goes on waiting for a task that has started, and ends soon after that task's end."""
     journal, task = journal_file(tmp_path, os.getpid()), str(uuid4())
     append(journal, task, "started")
     tail = JournalTail(tmp_path)
     ended_ns = []
-    waiting = threading.Thread(target=lambda: ended_ns.append(drain(tail, {task}, 30, lambda: True, never)))
+    waiting = threading.Thread(target=lambda: ended_ns.append(drain(tail, {task}, within(30), lambda: True, never)))
     waiting.start()
     waiting.join(0.2)
     assert not ended_ns
@@ -46,6 +52,18 @@ def test_it_ends_when_every_acknowledged_task_has_ended(tmp_path: Path) -> None:
     waiting.join(5)
     assert ended_ns
     assert tail.ended == {task}
+
+
+def test_what_is_no_event_is_passed_over(tmp_path: Path) -> None:
+    """An app of one's own writes anything; that its line cannot be read, the ledger says."""
+    journal, task = journal_file(tmp_path, os.getpid()), str(uuid4())
+    for line in ("", "null", "[" * 100_000, '{"task_id": 1}', json.dumps({"task_id": task, "event": "succeeded"})):
+        with journal.open("a") as file:
+            file.write(line + "\n")
+    append(journal, task, "started")
+    tail = JournalTail(tmp_path)
+    tail.read()
+    assert (tail.ended, set(tail.running)) == (set(), {task})
 
 
 def test_a_task_lost_with_its_process_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +74,7 @@ def test_a_task_lost_with_its_process_is_not_waited_for(tmp_path: Path, monkeypa
     task = str(uuid4())
     append(journal_file(tmp_path, dead.pid), task, "started")
     began = time.monotonic()
-    drain(JournalTail(tmp_path), {task}, 60, lambda: True, never)
+    drain(JournalTail(tmp_path), {task}, within(60), lambda: True, never)
     assert time.monotonic() - began < 30
 
 
@@ -64,8 +82,23 @@ def test_a_waiting_broker_keeps_it_until_the_horizon(tmp_path: Path, monkeypatch
     """While messages wait in the broker a task may still come, so only the horizon ends the wait."""
     monkeypatch.setattr(drain_module, "QUIET_S", 0.1)
     began = time.monotonic()
-    drain(JournalTail(tmp_path), {str(uuid4())}, 0.5, lambda: False, never)
+    drain(JournalTail(tmp_path), {str(uuid4())}, within(0.5), lambda: False, never)
     assert time.monotonic() - began >= 0.5
+
+
+def test_a_load_that_ends_after_the_horizon_gives_no_more_time(tmp_path: Path) -> None:
+    """A task still runs then: the drain was over at the horizon, and what it does later comes too late."""
+    append(journal_file(tmp_path, os.getpid()), task := str(uuid4()), "started")
+    horizon_ns = within(-5)
+    assert drain(JournalTail(tmp_path), {task}, horizon_ns, lambda: True, never) == horizon_ns
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "a-b-c.jsonl"])
+def test_a_journal_of_another_name_is_told_in_a_sentence(name: str, tmp_path: Path) -> None:
+    """As an own app may call it: nobody could tell whose it is."""
+    append(tmp_path / name, str(uuid4()), "started")
+    with pytest.raises(LabError, match=rf"{name} is no journal: its name must end in -<pid>-<nonce>.jsonl."):
+        JournalTail(tmp_path).read()
 
 
 def test_an_interruption_ends_it(tmp_path: Path) -> None:
@@ -75,7 +108,7 @@ def test_an_interruption_ends_it(tmp_path: Path) -> None:
         raise Interrupted("Interrupted.")
 
     with pytest.raises(Interrupted):
-        drain(JournalTail(tmp_path), {str(uuid4())}, 60, lambda: False, interrupted)
+        drain(JournalTail(tmp_path), {str(uuid4())}, within(60), lambda: False, interrupted)
 
 
 def test_half_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
@@ -89,6 +122,21 @@ def test_half_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
     assert not tail.ended
     with journal.open("a") as file:
         file.write(line[20:])
+    tail.read()
+    assert tail.ended == {task}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"{", b"\xff", b"[]", b"3", b'{"event": "succeeded"}', b'{"event": "succeeded", "task_id": [], "t_ns": 1}'],
+)
+def test_a_line_that_is_no_event_is_passed_over(tmp_path: Path, broken: bytes) -> None:
+    """In the journal of an app of one's own; the lines after it count."""
+    journal, task = journal_file(tmp_path, os.getpid()), str(uuid4())
+    with journal.open("ab") as file:
+        file.write(broken + b"\n")
+    append(journal, task, "succeeded")
+    tail = JournalTail(tmp_path)
     tail.read()
     assert tail.ended == {task}
 

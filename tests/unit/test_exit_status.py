@@ -29,7 +29,7 @@ def ended(*states: str, faults: list[str] | None = None, rounds: int = 1) -> Run
         (ended("failed"), COULD_NOT),
         (ended("planned"), COULD_NOT),
         (ended("void", "valid", rounds=2), MEASURED),
-        (ended("failed", "valid", rounds=2), MEASURED),
+        (ended("failed", "valid", rounds=2), COULD_NOT),
         (ended("valid", "valid", faults=["api-kill"]), MEASURED),
         (ended("valid", "void", faults=["api-kill"]), MEASURED),
         (ended("void", "valid", faults=["api-kill"]), VOID),
@@ -43,6 +43,45 @@ def ended(*states: str, faults: list[str] | None = None, rounds: int = 1) -> Run
 def test_the_exit_status_says_what_became_of_all_that_was_asked_for(run: RunRecord, status: int) -> None:
     """Every contender under every scenario and fault; whether the whole is void, the rounds decide if there are any."""
     assert exit_status(run) == status
+
+
+def test_a_calibration_judges_what_there_is() -> None:
+    """One failed block of many ends it no earlier; where there is none that has finished, it could not be made."""
+    run, none = ended("failed", "valid", rounds=2), ended("failed")
+    for one in (run, none):
+        one.plan.command = "calibrate-aa"
+    assert (exit_status(run), exit_status(none)) == (MEASURED, COULD_NOT)
+
+
+def compared(void: set[tuple[str, int]], rounds: int = 5) -> RunRecord:
+    """Return a finished run of two contenders in which the blocks of these contenders and rounds are void."""
+    asked = plan(["inline", "celery"], rounds=rounds)
+    run = empty_run(asked)
+    run.blocks = plan_blocks(asked)
+    for block in run.blocks:
+        block.state, block.valid = "finished", (block.contender, block.round) not in void
+    return run
+
+
+@pytest.mark.parametrize(
+    ("void", "status"),
+    [
+        ({("inline", 1)}, MEASURED),
+        ({("inline", 1), ("celery", 1)}, MEASURED),
+        ({("inline", 1), ("celery", 2)}, VOID),
+        ({("inline", number) for number in range(2, 6)}, VOID),
+    ],
+)
+def test_a_run_of_which_void_blocks_leave_too_few_rounds_is_void(void: set[tuple[str, int]], status: int) -> None:
+    """Two thirds of them must be left to the two contenders together; each has a valid block in any case."""
+    assert exit_status(compared(void)) == status
+
+
+def test_a_round_whose_void_block_was_measured_again_counts() -> None:
+    run = compared({("inline", 1), ("celery", 2)})
+    (first,) = (block for block in run.blocks if (block.contender, block.round) == ("inline", 1))
+    run.blocks.append(first.model_copy(update={"number": 11, "repeat_of": first.number, "valid": True}))
+    assert exit_status(run) == MEASURED
 
 
 def test_an_interrupted_run_could_not_measure() -> None:

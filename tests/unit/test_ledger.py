@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import duckdb
 import pytest
@@ -14,19 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import ledger
+from lab.errors import LabError
 from tests.blockmaker import CELERY_ONLY, PLANTS, ROUTES, Block, everything
+from workload import jobs
 
 CONTENDERS = ["inline", "celery"]
 
 
 def found(
-    block: Path, rules: ledger.Rules = ledger.RULES, settle: Callable[[Path, ledger.Rules], None] = ledger.settle
+    block: Path, rules: ledger.Rules = ledger.RULES, settle: Callable[[Path, ledger.Rules], int] = ledger.settle
 ) -> dict[str, tuple[str, str]]:
     """Settle a block and return fate and agreement by task id."""
     settle(block, rules)
     rows = duckdb.execute(f"SELECT task_id, fate, agreement FROM '{block / 'tasks.parquet'}'").fetchall()
     assert len({row[0] for row in rows}) == len(rows)
     return {task_id: (fate, agreement) for task_id, fate, agreement in rows}
+
+
+def found_ends(folder: Path, block: Block) -> dict[str, int]:
+    """Return when tasks ended in a settled block, of those of which it is noted."""
+    rows = duckdb.execute(f"SELECT task_id, ended_ns FROM '{folder / 'tasks.parquet'}'").fetchall()
+    return {task_id: ended_ns for task_id, ended_ns in rows if task_id in block.expected_ends}
 
 
 @st.composite
@@ -40,19 +48,30 @@ def histories(draw: st.DrawFn) -> Block:
     return block
 
 
+def test_every_job_of_the_lab_leaves_effects_that_are_known() -> None:
+    """Or its journal would stand for them: what it claims would be believed."""
+    assert {job.__name__ for job in jobs.PROBES.values()} <= set(ledger.KNOWN_JOBS)
+    assert set(ROUTES.values()) <= set(ledger.KNOWN_JOBS)
+
+
 @given(histories())
 @settings(max_examples=60, deadline=None)
 def test_finds_exactly_what_was_planted(block: Block) -> None:
     """Any mixture of outcomes, in any order, of either contender."""
-    with tempfile.TemporaryDirectory() as folder:
-        assert found(block.write(Path(folder) / "block")) == block.expected
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = block.write(Path(temporary) / "block")
+        assert found(folder) == block.expected
+        assert found_ends(folder, block) == block.expected_ends
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)
 def test_finds_every_planted_outcome_on_every_route(contender: str, tmp_path: Path) -> None:
     """Every outcome that the contender can show, on every route."""
     block = everything(contender)
-    assert found(block.write(tmp_path / "block")) == block.expected
+    folder = block.write(tmp_path / "block")
+    assert found(folder) == block.expected
+    assert found_ends(folder, block) == block.expected_ends
+    assert block.expected_ends
 
 
 def every_rule() -> Iterator[tuple[str, str]]:
@@ -127,6 +146,10 @@ MUTANTS = {
     "what only the effects know is left out": ("asked OR n_effects > 0 OR n_journal > 0", "asked OR n_journal > 0"),
     "any attempt that was cut off explains": ("BETWEEN 1 AND n_cut_off", ">= 1 AND n_cut_off > 0"),
     "a missing effect is explained": ("BETWEEN 1 AND n_cut_off", "BETWEEN -1 AND n_cut_off"),
+    "an attempt that succeeded is open": (
+        "('succeeded', 'failed', 'attempt_failed')) AS open",
+        "('failed', 'attempt_failed')) AS open",
+    ),
     "a failed attempt is open": ("'failed', 'attempt_failed')) AS open", "'failed')) AS open"),
     "an earlier death explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns >= born_ns"),
     "the death of another process explains": ("started_ns BETWEEN born_ns AND died_ns", "started_ns <= died_ns"),
@@ -134,29 +157,64 @@ MUTANTS = {
     "any end that another process waited for is a death": ("OR (kind = 'inside' ", "OR (true OR kind = 'inside' "),
     "a memory limit kills outside of containers": ("OR (kind = 'inside' ", "OR (true "),
     "a memory limit kills when it is over": (
-        " AND t_ns BETWEEN injected_ns AND healed_ns)",
-        ")",
+        "'memory-limit' AND t_ns BETWEEN injected_ns AND healed_ns)",
+        "'memory-limit')",
     ),
+    "every fault is a deploy": ("WHERE fault = 'deploy' AND ", "WHERE "),
+    "a deploy hits everybody": ("AND list_contains(pids, pid) ", ""),
+    "a deploy ends whom it hit at any time": (
+        "list_contains(pids, pid) AND t_ns BETWEEN injected_ns AND healed_ns",
+        "list_contains(pids, pid)",
+    ),
+    "what a deploy hit has not ended in order": ("AND (signal = 15 OR status = 143) ", ""),
     "every fault is a memory limit": ("fault = 'memory-limit' AND ", ""),
-    "a memory limit kills nobody": ("AND EXISTS (FROM faults ", "AND NOT EXISTS (FROM faults "),
-    "an end after the stop is a death": ("(signal = 9 OR status = 137 ", "(true "),
-    "any process's death explains": ("ON coalesce(deaths.pid = writers.pid, true) AND started_ns", "ON started_ns"),
-    "a death on any host explains": (
-        "AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)\n            GROUP BY",
-        "GROUP BY",
+    "a memory limit kills nobody": (
+        "AND EXISTS (FROM faults WHERE fault = 'm",
+        "AND NOT EXISTS (FROM faults WHERE fault = 'm",
     ),
+    "an end after the stop is a death": ("(signal = 9 OR status = 137 ", "(true "),
+    "any process's death is everybody's": ("coalesce(deaths.pid = writers.pid, true)", "true"),
+    "a death on any host is": ("AND coalesce(ends_with(writers.origin, '-' || deaths.hostname), true)", ""),
     "what was held is not looked at": ("task_id IN (FROM held)", "false"),
-    "any kill is one at the end": ("WHERE killed_at_the_end AND", "WHERE"),
-    "any process's kill at the end will do": ("ON coalesce(deaths.pid = writers.pid, true) AND last_ns", "ON last_ns"),
+    "any kill is one at the end": ("WHERE killed_at_the_end AND last_ns", "WHERE last_ns"),
     "a try that has ended is held": ("(starts > ends OR", "(starts > 0 OR"),
+    "what succeeded is held": (
+        "('succeeded', 'failed', 'attempt_failed')) AS ends",
+        "('failed', 'attempt_failed')) AS ends",
+    ),
+    "what failed is held": ("('succeeded', 'failed', 'attempt_failed')) AS ends", "('succeeded')) AS ends"),
     "what runs is not held": ("(starts > ends OR", "(false OR"),
-    "what waits is not held": ("OR (starts = 0 AND seen.file IN (FROM runners))", ""),
-    "who accepts only holds too": ("AND seen.file IN (FROM runners)", ""),
+    "what waits is not held": ("OR (starts = 0 AND (runs_tasks OR seen.file IN (FROM runners)))", ""),
+    "who accepts only holds too": ("AND (runs_tasks OR seen.file IN (FROM runners))", ""),
+    "who has begun nothing holds nothing": (
+        "(runs_tasks OR seen.file IN (FROM runners))",
+        "seen.file IN (FROM runners)",
+    ),
+    "only who is known to run tasks holds what waits": ("(runs_tasks OR seen.file IN (FROM runners))", "runs_tasks"),
+    "an earlier process of that pid holds too": ("AND last_ns BETWEEN born_ns AND died_ns", "AND true"),
+    "of several processes one was cut off": ("sum(open) AS n_cut_off", "max(open) AS n_cut_off"),
+    "what lives on is taken for killed before": ("t_ns, true, coalesce(runs_tasks", "t_ns, false, coalesce(runs_tasks"),
+    "a fault that never healed disturbs nobody": ("coalesce(healed_ns, 9e18::BIGINT)", "coalesce(healed_ns, 0)"),
+    "the journal does not say when a task ended": ("coalesce(succeeded_ns, effect_ns,", "coalesce(effect_ns,"),
+    "its effect does not say when a task ended": ("succeeded_ns, effect_ns, died_ns)", "succeeded_ns, died_ns)"),
+    "a death does not say when a task ended": ("succeeded_ns, effect_ns, died_ns)", "succeeded_ns, effect_ns)"),
+    "the death comes before the effect": ("succeeded_ns, effect_ns, died_ns)", "succeeded_ns, died_ns, effect_ns)"),
+    "the last death says when a task ended": (
+        "sum(open) AS n_cut_off, min(died_ns)",
+        "sum(open) AS n_cut_off, max(died_ns)",
+    ),
+    "the last effect says when a task ended": ("min(t_ns) AS effect_ns", "max(t_ns) AS effect_ns"),
+    "a task that failed has no end": ("ELSE stopped_ns END", "END"),
     "later steps are not held": ("AND later.position > asked.position", "AND false"),
     "pids in a container are those outside": ("coalesce(inner_pid, pid) END", "pid END"),
     "refused requests asked": ("outcome IN ('acknowledged', 'indeterminate') AS asked", "true AS asked"),
     "indeterminate requests did not ask": ("('acknowledged', 'indeterminate') AS", "('acknowledged') AS"),
     "ids are made otherwise": ("& 3) + 1", "& 1) + 1"),
+    "the journal stands for every effect": ("AND job NOT IN {KNOWN_JOBS} ", ""),
+    "an own job's effect counts beside the journal": (
+        "AND job NOT IN (SELECT job FROM effects_lines WHERE job IS NOT NULL)",
+        "",
+    ),
     "only the first task of a request": ("unnest(range(tasks)) AS position", "0 AS position"),
     "the queue is not looked at": ("coalesce(in_queue, false) AS in_queue", "false AS in_queue"),
     "what is not acknowledged is not looked at": ("coalesce(in_unacked, false) AS in_unacked", "false AS in_unacked"),
@@ -175,7 +233,8 @@ def test_no_other_part_of_the_ledger_can_be_changed_unnoticed(mutant: str, museu
     sys.modules[mutated.__name__] = mutated  # where dataclasses look for it
     try:
         exec(compile(source.replace(old, new), mutant, "exec"), mutated.__dict__)
-        assert found(folder, mutated.RULES, mutated.settle) != block.expected
+        wrong = found(folder, mutated.RULES, mutated.settle) != block.expected
+        assert wrong or found_ends(folder, block) != block.expected_ends
     finally:
         del sys.modules[mutated.__name__]
 
@@ -188,6 +247,22 @@ def test_the_end_of_a_container_explains_all_that_ran_in_it(tmp_path: Path) -> N
     block.effect(task, "write_log")
     block.container_dies()
     block.expect(task, "done", "explained")
+    assert found(block.write(tmp_path / "block")) == block.expected
+
+
+@pytest.mark.parametrize(("hit", "agreement"), [([7], "explained"), ([8], "unexplained")])
+def test_the_end_of_a_container_by_the_sigterm_of_a_deploy_explains(
+    tmp_path: Path, hit: list[int], agreement: str
+) -> None:
+    """Its status is 143 then; that of another part explains nothing."""
+    block = Block("inline")
+    (task,) = block.request("POST /action")
+    block.event(task, "write_log", "started", block.doomed())
+    block.effect(task, "write_log")
+    begun_ns = block.tick()
+    block.container_dies(status=143)
+    block.fault("deploy", begun_ns, *hit)
+    block.expect(task, "done", agreement)
     assert found(block.write(tmp_path / "block")) == block.expected
 
 
@@ -216,6 +291,29 @@ def test_what_a_worker_had_taken_when_the_lab_killed_it_is_pending(tmp_path: Pat
     block = Block("celery")
     one_taken(block)
     assert [fate for fate, _ in found(block.write(tmp_path / "block")).values()] == ["pending"]
+
+
+def test_what_a_worker_has_taken_that_lives_on_is_pending(tmp_path: Path) -> None:
+    """Though it has not begun it; a death and a fault before the request are of no account."""
+    block = Block("celery")
+    another_death(block, 0)
+    a_fault(block, 0)
+    pid = one_taken(block)
+    block.killed_at_the_end.remove(pid)
+    block.lives_on(pid)
+    folder = block.write(tmp_path / "block")
+    assert [fate for fate, _ in found(folder).values()] == ["pending"]
+
+
+@pytest.mark.parametrize("but", [a_fault, another_death])
+def test_what_lives_on_need_not_have_what_was_taken_before(tmp_path: Path, but: Callable[[Block, int], None]) -> None:
+    """It may have been the one that died, or the connection was cut on which it came."""
+    block = Block("celery")
+    pid = one_taken(block)
+    block.killed_at_the_end.remove(pid)
+    but(block, pid)
+    block.lives_on(pid)
+    assert [fate for fate, _ in found(block.write(tmp_path / "block")).values()] == ["stranded"]
 
 
 @pytest.mark.parametrize("but", [a_fault, another_death, an_orderly_end])
@@ -250,6 +348,40 @@ def test_an_effect_without_an_id_is_nobodys_and_unexplained(tmp_path: Path) -> N
     block = Block("inline")
     block.lines["mail.jsonl"].append({"task_id": None, "t_ns": 5, "to": ["a@example.org"], "subject": "?"})
     assert found(block.write(tmp_path / "block")) == {ledger.NIL: ("unexpected", "unexplained")}
+
+
+@pytest.mark.parametrize("broken", [b"{", b"[]", b"\xff", b'{"event": "failed", "error": "\\ud800"}', b'{"t_ns": "x"}'])
+def test_a_line_of_the_journal_that_cannot_be_read_is_passed_over(tmp_path: Path, broken: bytes) -> None:
+    """As an app of one's own may write it; the lines before and after it count."""
+    block = Block("celery")
+    PLANTS["done"](block, "POST /action")
+    PLANTS["failed"](block, "POST /register")
+    folder = block.write(tmp_path / "block")
+    for file in (folder / "evidence" / "journal").iterdir():
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\n" + broken + b"\n"))
+    files = list((folder / "evidence" / "journal").iterdir())
+    broken_lines = sum(file.read_bytes().count(b"\n" + broken + b"\n") for file in files)
+    assert ledger.settle(folder) == broken_lines > 0
+    assert found(folder) == block.expected
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_where_nobody_could_be_asked_nothing_is_lost(contender: str, tmp_path: Path) -> None:
+    """What was not done may wait or run; and what no request asked for may be another block's, so it is left out."""
+    block = everything(contender)
+    folder = block.write(tmp_path / "block")
+    with (folder / "evidence" / "processes.jsonl").open("a") as processes:
+        processes.write('{"event": "unseen"}\n')
+    asked = {
+        str(uuid5(UUID(row["request_id"]), str(position))) for row in block.requests for position in range(row["tasks"])
+    }
+    fates = {task: fate for task, (fate, _) in block.expected.items()}
+    assert {"lost", "unexpected"} <= set(fates.values())
+    assert fates.keys() - asked
+    expected = {
+        task: "pending" if fate in ("lost", "stranded") else fate for task, fate in fates.items() if task in asked
+    }
+    assert {task: fate for task, (fate, _) in found(folder).items()} == expected
 
 
 def test_a_block_in_which_nothing_happened_has_no_tasks(tmp_path: Path) -> None:
@@ -386,6 +518,54 @@ def test_the_history_says_that_the_end_of_the_block_ended_a_task(tmp_path: Path)
     assert stop.endswith(" s: the lab told all that runs the app's code to end: the block was over.")
     assert death.endswith("(inline-api) ended by signal 9.")
     assert " is pending: never executed to its end; " in fate
+
+
+def test_the_history_says_that_a_process_lived_on(tmp_path: Path) -> None:
+    block = Block("inline")
+    PLANTS["under_way_in_what_lives_on"](block, "POST /action")
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    told = "\n".join(ledger.history(folder, UUID(next(iter(block.expected)))))
+    assert " s: process 101 (inline-api) lived, and went on: the evidence was copied.\n" in told
+    assert "process 101 (inline-api) ended" not in told
+    assert " is pending: never executed to its end; " in told
+
+
+@pytest.mark.parametrize(
+    ("file", "damaged"),
+    [
+        ("evidence/broker.json", "{"),
+        ("evidence/broker.json", "3"),
+        ("evidence/broker.json", '{"queue": [{"task_id": "x"}], "unacked": []}'),
+        ("evidence/processes.jsonl", '{"event": "ended"'),
+        ("evidence/processes.jsonl", '["ended"]'),
+        ("evidence/processes.jsonl", '{"event": "ended", "t_ns": 1}'),
+        ("evidence/processes.jsonl", '{"event": "stopping", "t_ns": "1"}'),
+        ("faults.json", "[{"),
+        ("faults.json", '[{"injected_ns": 1, "healed_ns": null}]'),
+        ("evidence/journal/some-host.jsonl", "{}"),
+        ("evidence/journal/celery-worker-some-host-7-abc.jsonl", '{"service"'),
+        ("evidence/journal/celery-worker-some-host-7-abc.jsonl", "[]"),
+        ("evidence/journal/celery-worker-some-host-7-abc.jsonl", '{}\n{"task_id": "TASK", "event": "started"}'),
+        ("evidence/journal/celery-worker-some-host-7-abc.jsonl", "{}\n\udcff"),
+        ("evidence/actions.log", '{"task_id": "TASK", "t_ns": "soon"}'),
+        ("evidence/mail.jsonl", '"TASK"'),
+        ("evidence/rows.jsonl", '{"task_id": "TASK", "kind"'),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_sentence(file: str, damaged: str, tmp_path: Path) -> None:
+    """Whatever is wrong with it."""
+    block = Block("celery")
+    PLANTS["stranded"](block, "POST /action")
+    folder = block.write(tmp_path / "block")
+    ledger.settle(folder)
+    (task,) = block.expected
+    (folder / file).write_bytes(damaged.replace("TASK", task).encode(errors="surrogateescape"))
+    with pytest.raises(LabError) as caught:
+        ledger.history(folder, UUID(task))
+    assert str(caught.value).startswith(f"{folder / file} is damaged: ")
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(PLANTS))

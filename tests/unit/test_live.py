@@ -57,13 +57,13 @@ def test_what_was_not_acknowledged_is_infinitely_late() -> None:
     failures: tuple[Outcome, ...] = ("refused", "indeterminate", "unsent")
     for outcome in failures:
         figures = Figures()
-        for row in [*[sample()] * 96, *[sample(outcome=outcome)] * 4]:
+        for row in [*[sample()] * 960, *[sample(outcome=outcome)] * 40]:
             figures.add(row)
         told = figures.as_dict()
         assert near(told["p95_ms"], 5.0)
         assert told["p99_ms"] == "inf"
-        assert told["requests"] == 100
-        assert (told["failed"], told["unsent"]) == ((0, 4) if outcome == "unsent" else (4, 0))
+        assert told["requests"] == 1000
+        assert (told["failed"], told["unsent"]) == ((0, 40) if outcome == "unsent" else (40, 0))
         assert near(figures.service.percentile_ms(1.0), 4.0)
         assert near(told["lateness_p99_ms"], 1.0)
 
@@ -71,6 +71,16 @@ def test_what_was_not_acknowledged_is_infinitely_late() -> None:
 def test_where_there_is_nothing_a_time_is_none() -> None:
     """No request, no percentile."""
     assert Figures().as_dict()["p50_ms"] is None
+
+
+def test_a_p99_needs_a_thousand_requests() -> None:
+    """As in the report."""
+    figures = Figures()
+    for _ in range(999):
+        figures.add(sample())
+    assert figures.as_dict()["p99_ms"] is None
+    figures.add(sample())
+    assert near(figures.as_dict()["p99_ms"], 5.0)
 
 
 def test_bystanders_are_counted_apart() -> None:
@@ -99,6 +109,32 @@ def test_the_snapshot_holds_each_contender_apart_by_second_of_intended_time() ->
     assert told["contenders"]["inline"]["total"]["acknowledged"] == 2
     assert told["contenders"]["celery"]["series"]["p50_ms"] == ["inf"]
     assert told["contenders"]["celery"]["url"] == "http://127.0.0.1:2"
+
+
+def test_what_was_sent_per_second_is_of_seconds_that_are_over() -> None:
+    """What was not sent does not count; of the last ten seconds those before do not either."""
+    live, second = Live(), 1_000_000_000
+    live.begin("action", 2.0, {"inline": "http://127.0.0.1:1"}, start_ns=0)
+    live.add(sample(at * second, contender="inline") for at in range(20) for _ in range(1 if at < 10 else 2))
+    live.add([sample(19 * second, "unsent", contender="inline"), sample(20 * second, contender="inline")])
+    live.stop(20 * second + second // 2)
+    told = live.snapshot()["contenders"]["inline"]
+    assert (told["recent"]["sent_per_s"], told["total"]["sent_per_s"]) == (2.0, 1.5)
+
+
+def test_a_run_that_is_told_to_end_is_ending_until_it_has_stopped() -> None:
+    """Its samples still count; without a run there is nothing to end."""
+    live = Live()
+    live.end()
+    assert live.snapshot()["state"] == "ready"
+    live.begin("action", 2.0, {"inline": "http://127.0.0.1:1"}, start_ns=0)
+    live.end()
+    live.add([sample(0, contender="inline")])
+    told = live.snapshot()
+    assert (told["state"], told["contenders"]["inline"]["total"]["acknowledged"]) == ("ending", 1)
+    live.stop(2_000_000_000)
+    live.end()
+    assert (live.snapshot()["state"], live.snapshot()["elapsed_s"]) == ("stopped", 2.0)
 
 
 def test_the_series_ends_with_its_last_ten_minutes_and_the_total_keeps_all() -> None:

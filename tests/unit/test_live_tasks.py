@@ -1,6 +1,7 @@
 """The tasks on the page "Comparison" without `lab up`: counted from a journal that the page's process can read."""
 
 import json
+import time
 from pathlib import Path
 from uuid import UUID, uuid4, uuid5
 
@@ -10,6 +11,8 @@ from loadtests.live import Live
 from loadtests.recorder import Sample
 from loadtests.tasks import Tasks
 from workload.journal import Event, Journal
+
+BY_THE_WALL_CLOCK = f'{{"event": "succeeded", "task_id": "x", "t_ns": {time.time_ns()}}}'
 
 
 def acknowledged(request_id: UUID, tasks: int = 1, contender: str = "celery") -> Sample:
@@ -103,16 +106,25 @@ def test_a_line_that_is_not_whole_yet_is_read_once_it_is(tmp_path: Path) -> None
     assert told["done"] == 1
 
 
-@pytest.mark.parametrize("content", [None, "no JSON\n", '{"event": "started"}\n'], ids=["a folder", "text", "no id"])
-def test_a_journal_that_cannot_be_read_is_not_told_as_nothing_done(tmp_path: Path, content: str | None) -> None:
-    tasks = Tasks({"celery": tmp_path})
+@pytest.mark.parametrize(
+    "content",
+    [None, "no JSON", '{"event": "started"}', "null", "[1]", "[" * 100_000, '{"event": []}', BY_THE_WALL_CLOCK],
+    ids=["a folder", "text", "no id", "null", "list", "too deep", "no event", "by the wall clock"],
+)
+def test_a_journal_that_cannot_be_read_is_never_told_as_nothing_done(tmp_path: Path, content: str | None) -> None:
+    """Not the next time it is asked either, nor when what comes next can be read."""
+    tasks, request = Tasks({"celery": tmp_path}), uuid4()
     tasks.begin(0)
+    tasks.add(acknowledged(request))
+    journal = Journal(tmp_path / "journal", "celery-worker")
+    write(journal, request, "started")
     file = tmp_path / "journal" / "broken.jsonl"
-    file.parent.mkdir()
     if content is None:
         file.mkdir()
     else:
-        file.write_text(content)
+        file.write_text(f"{content}\n")
+    assert tasks.of("celery") is None
+    write(journal, request, "succeeded")
     assert tasks.of("celery") is None
 
 

@@ -7,7 +7,7 @@ import pytest
 from lab.contenders import load_contenders
 from lab.environment import PROJECT
 from lab.faults import FAULTS
-from lab.run import fault_window_s, load_of, plan_blocks, planned_seconds
+from lab.run import fault_window_s, horizon_of, load_of, plan_blocks, planned_seconds
 from lab.rundir import Plan
 from lab.scenario import load_scenarios
 
@@ -114,6 +114,19 @@ def test_the_last_task_counts_in_how_long_a_block_takes() -> None:
     )
     estimates_s = [planned_seconds(asked, plan_blocks(asked))[1] for asked in (short, long)]
     assert estimates_s[1] - estimates_s[0] == 8
+
+
+def test_the_crossover_map_is_planned_to_take_at_most_seventy_minutes() -> None:
+    """Five rounds of 27 cells for two contenders; what never gets done is waited for, and killed, in that time too."""
+    cells = [scenario for scenario in SCENARIOS.values() if scenario.grid == "crossover"]
+    asked = plan(contenders=[CONTENDERS[name] for name in ("inline", "celery-threads")], scenarios=cells, rounds=5)
+    blocks = plan_blocks(asked.model_copy(update={"faults": []}))
+    assert len(blocks) == 270
+    estimates = planned_seconds(asked, blocks)
+    assert sum(estimates.values()) <= 70 * 60
+    took = {block.scenario: estimates[block.number] for block in blocks}
+    assert took["crossover-cpu-5s-32"] == took["crossover-cpu-5s-2"] > took["crossover-io-5s-32"]
+    assert horizon_of(asked, cells[0]) < asked.horizon_s == horizon_of(asked, SCENARIOS["mixed"])
 
 
 def test_a_plan_from_before_there_was_a_choice_has_the_usual_grace_period() -> None:

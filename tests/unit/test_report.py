@@ -105,12 +105,62 @@ def test_resources_are_those_of_the_window(summary: Summary) -> None:
     both = next(r for r in summary.resources if (r.contender, r.role) == ("celery", "all"))
     assert both.cpu_s_per_1000_done.median == pytest.approx(4.0 / tasks * 1000)
     assert both.peak_memory_bytes.median == 150_000_000
+    assert both.cpu_s.median == pytest.approx(4.0)
+
+
+def test_what_a_broker_used_is_told_of_those_that_have_one(run: Path, summary: Summary, tmp_path: Path) -> None:
+    """In all and for every 1,000 tasks done; of one that did not answer a dash."""
+    (broker,) = summary.brokers
+    tasks = figures(summary, "celery").tasks // 5
+    assert broker.contender == "celery"
+    assert broker.peak_used_bytes.median == 4_000_000
+    assert broker.net_bytes.median == 600_000
+    assert broker.net_bytes_per_1000_done.median == pytest.approx(600_000 / tasks * 1000)
+    assert "| celery | mixed | 4,000 (4,000–4,000) | 600 (600–600) |" in (run / "report.md").read_text()
+    directory, record = one_round(tmp_path / "r", celery=loaded_block("celery", Random(1), 1.0))
+    record.blocks[0].broker = None
+    directory.write(record)
+    assert tables.brokers(report.write(directory.path)).rows == [["celery", "mixed", *[words.NONE] * 3]]
 
 
 def test_bystanders_are_apart_from_the_load(summary: Summary) -> None:
     """They have rows of their own and none among the routes."""
     assert {b.route for b in summary.bystanders} == {"GET /ping/loop", "GET /ping/thread"}
     assert not any("ping" in row.route for row in summary.routes)
+
+
+def test_what_the_work_does_to_everybody_else_is_said_and_compared_without_a_verdict(summary: Summary) -> None:
+    """One sentence for each contender, from its figures; an interval for each pair."""
+    own = [b for b in summary.bystanders if b.contender == "celery"]
+    (sentence,) = [
+        one for one in summary.sentences if one.startswith("What the work of `celery` does to everybody else: ")
+    ]
+    for row in own:
+        p50 = words.milliseconds(row.response_p50_ms.median, "")
+        assert f"`{row.route}` took {p50} (p95 {words.milliseconds(row.response_p95_ms.median, '')})" in sentence
+    compared = [c for c in summary.comparisons if c.bystander]
+    assert len(compared) == 3 * 2 * 2
+    assert all(c.verdict is None and not c.primary and c.low is not None for c in compared)
+    assert len(tables.bystander_ratios(summary).rows) == len(compared)
+    assert not any("ping" in row[1] for row in tables.ratios(summary, "all".__ne__).rows)
+
+
+def test_bystanders_of_a_fault_are_told_apart(tmp_path: Path) -> None:
+    """Those that failed while it was on count; they are not among the figures of the rounds."""
+    block = loaded_block("celery", Random(1), 1.0)
+    for _ in range(100):
+        block.request("GET /ping/loop", "indeterminate", stream="bystander")
+    directory, run = one_round(tmp_path / "r", celery=block)
+    run.plan.faults, run.plan.rounds = ["broker-pause"], 0
+    run.blocks[0].fault, run.blocks[0].round = "broker-pause", 0
+    directory.write(run)
+    summary = report.write(directory.path)
+    assert [(b.fault, b.requests - b.acknowledged) for b in summary.bystanders] == [
+        ("broker-pause", 100),
+        ("broker-pause", 0),
+    ]
+    assert any("everybody else with broker-pause: `GET /ping/loop` mostly failed" in s for s in summary.sentences)
+    assert "Bystanders" in (directory.path / "report.html").read_text()
 
 
 def test_what_was_not_acknowledged_is_infinite_and_the_verdict_unknown(tmp_path: Path) -> None:
@@ -159,6 +209,47 @@ def test_lost_tasks_never_look_done(tmp_path: Path) -> None:
     assert (share.count, share.of) == (6, row.tasks)
     assert (share.low, share.high) == pytest.approx(stats.wilson(6, row.tasks))
     assert "&gt; horizon" in (directory.path / "report.html").read_text()
+
+
+def test_what_ends_after_the_drain_was_not_done_in_time(tmp_path: Path) -> None:
+    """One contender finishes in the time that it gets to stop, the other is killed: neither had done it by the horizon.
+
+    Its time is infinite and it is no part of goodput, though it was not lost.
+    """
+    block = Block("inline")
+    for _ in range(3):
+        (task,) = block.request("POST /action")
+        block.event(task, "write_log", "accepted", block.api)
+        block.run(task, "write_log")
+    horizon_ns = block.tick()
+    (late,) = block.request("POST /action")
+    block.event(late, "write_log", "accepted", block.api)
+    block.run(late, "write_log")
+    directory, run = RunDir(tmp_path), empty_run(plan(["inline"], 1))
+    finish(directory, run.blocks[0], block)
+    run.blocks[0].drained_ns = horizon_ns
+    directory.write(run)
+    summary = report.write(tmp_path)
+    (row,) = (row for row in summary.routes if row.route == "all")
+    assert row.fates["done"] == row.tasks == 4
+    assert (row.done_p50_ms.median is not None, row.done_p95_ms.median) == (True, math.inf)
+    start_ns = run.blocks[0].window_start_ns
+    assert start_ns is not None
+    assert row.goodput_per_s.median == pytest.approx(3 / ((horizon_ns - start_ns) / 1e9))
+
+
+def test_others_on_the_contenders_cpus_are_told(tmp_path: Path) -> None:
+    """Above 5 %, with how many blocks it was and the worst of them; those of fault blocks cannot be told."""
+    directory, run = RunDir(tmp_path), empty_run(plan(["inline"], 3))
+    for record, share in zip(run.blocks, (0.02, 0.31, 0.12), strict=True):
+        finish(directory, record, loaded_block("inline", Random(1), 1.0), others_share=share)
+    directory.write(run)
+    summary = report.write(tmp_path)
+    said = "Others used more than 5 % of the contender's CPUs in 2 of 3 blocks, at most 31.0 % (block 2)"
+    assert any(sentence.startswith(said) for sentence in summary.limitations)
+    run.blocks[1].instrument["others_share"] = run.blocks[2].instrument["others_share"] = 0.04
+    directory.write(run)
+    assert not any("Others used" in sentence for sentence in report.write(tmp_path).limitations)
 
 
 def test_queue_wait_of_a_later_step_counts_from_the_end_of_the_step_before(tmp_path: Path) -> None:
@@ -365,6 +456,44 @@ def test_without_a_request_after_the_fault_it_is_never_back(tmp_path: Path) -> N
     assert faulted(tmp_path / "few", [5], [], until_s=5.9) == math.inf
 
 
+def test_bystanders_of_a_fault_are_those_that_came_while_it_was_on(tmp_path: Path) -> None:
+    """Beside those of before; not those just before, of the warm-up, or after it. One without an answer is infinite."""
+    block = Block("celery")
+    # Seconds from the start, and how long a bystander waits then: the fault is on from 5 to 8, and from 12 to the end.
+    waits_ms = [(0.5, 900), (2, 10), (3, 10), (4.8, 700), (5.5, 2500), (6.5, 1500), (8.5, 800), (13, 1500)]
+    for at_s, wait_ms in waits_ms:
+        block.now_ns = 1_000 * MS + round(at_s * 1000) * MS
+        for ping in ("GET /ping/loop", "GET /ping/thread"):
+            lost = ping == "GET /ping/thread" and at_s == 5.5
+            phase = "warmup" if at_s < 1 else "window"
+            block.request(
+                ping, "indeterminate" if lost else "acknowledged", stream="bystander", phase=phase, status=200
+            )
+            block.requests[-1]["ended_ns"] = block.requests[-1]["intended_ns"] + wait_ms * MS
+    block.request("POST /action")
+    start_ns = 1_000 * MS
+    block.faults = [
+        {"fault": "broker-pause", "injected_ns": start_ns + 5_000 * MS, "healed_ns": start_ns + 8_000 * MS},
+        {"fault": "broker-pause", "injected_ns": start_ns + 12_000 * MS, "healed_ns": None},
+    ]
+    block.faults = [fault | {"pids": [1], "confirmed": True} for fault in block.faults]
+    directory, run = one_round(tmp_path / "r", celery=block)
+    run.plan.faults = ["broker-pause"]
+    run.blocks[0].fault, run.blocks[0].round = "broker-pause", 0
+    directory.write(run)
+    summary = report.write(directory.path)
+    loop, thread = summary.fault_bystanders
+    assert (loop.route, loop.requests_before, loop.requests) == ("GET /ping/loop", 2, 3)
+    assert (loop.before_p50_ms.median, loop.before_p95_ms.median) == (10, 10)
+    assert (loop.response_p50_ms.median, loop.response_p95_ms.median) == (1500, 2500)
+    assert (thread.response_p50_ms.median, thread.response_p95_ms.median) == (1500, math.inf)
+    (cells,) = [row for row in tables.beside_faults(summary).rows if row[2] == "GET /ping/thread"]
+    assert cells[-2:] == ["1,500", "failed"]
+    for text in (printed(summary), (directory.path / "report.md").read_text()):
+        assert "ping/thread" in text
+    assert max(len(line) for line in printed(summary).splitlines()) <= 80
+
+
 def test_a_sentence_says_of_each_fate_how_many_had_it_also_where_none_did(tmp_path: Path) -> None:
     """Done, lost, stranded, duplicated, recovered: none is left to be guessed."""
     whole, hit = Block("inline"), Block("celery")
@@ -459,16 +588,48 @@ def test_limits_of_the_machine_stand_above_the_numbers(summary: Summary, tmp_pat
     assert "calibrated" not in limitations
 
 
+@pytest.mark.parametrize(
+    ("real_time", "said"),
+    [([None, None], ""), ([1, 1], ""), ([0, 0], "took turns with the shared servers:"), ([1, 0], "in 1 of 2 blocks:")],
+)
+def test_a_generator_that_took_turns_stands_above_the_numbers(
+    real_time: list[int | None], said: str, tmp_path: Path
+) -> None:
+    """Where its samples say so; those of older runs say nothing."""
+    run = empty_run(plan(["inline", "celery"], rounds=1))
+    for block, granted in zip(run.blocks, real_time, strict=True):
+        block.instrument = {} if granted is None else {"real_time": granted}
+    limitations = " ".join(words.limitations(run, None))
+    assert ("took turns" in limitations) == bool(said)
+    assert said in limitations
+    run.plan.exploratory = True
+    assert "took turns" not in " ".join(words.limitations(run, None))
+
+
 def test_of_contenders_that_ran_already_no_cores_are_told(tmp_path: Path) -> None:
     """On one core each where the lab had started them, as the table and the limitations then say."""
     run = empty_run(plan(["inline"], rounds=1), cpus=1)
     assert cores(run) == "0"
     assert any("one core" in limitation for limitation in words.limitations(run, None))
-    run.plan.stack = "running"
+    run.plan.stack, run.plan.contenders[0].url = "running", "http://127.0.0.1:1"
     assert cores(run) == "not known: the lab did not start the contenders"
     limitations = " ".join(words.limitations(run, None))
     assert "one core" not in limitations
     assert "does not know on which CPUs they run" in limitations
+
+
+def test_of_one_that_ran_already_beside_one_that_was_started_both_are_told(tmp_path: Path) -> None:
+    """What one of them leaves open is said of that one alone."""
+    path = make_run(tmp_path / "run", {"inline": 1.0, "celery": 1.0}, rounds=1)
+    run, pending = RunDir(path).read(), {"inline": 3, "celery": 2}
+    assert words.untold(run, pending) == []
+    run.plan.contenders[1].url = "http://127.0.0.1:1"
+    (said,) = words.untold(run, pending)
+    assert "Of celery, 2 acknowledged tasks were not done by the horizon" in said
+    assert "whether they wait or are lost cannot be told of what the lab did not start" in said
+    limitations = " ".join(words.limitations(run, None))
+    assert "Each contender had one core" in limitations
+    assert "The lab did not start celery: it does not know on which CPUs it runs" in limitations
 
 
 def cores(run: RunRecord) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from lab.cli import app
 from lab.environment import PROJECT
+from tests.conftest import TOGETHER
 
 LOCKS = ("requirements.lock", "requirements-image.lock")
 
@@ -72,3 +73,8 @@ def test_every_link_within_the_docs_leads_somewhere() -> None:
     for page in [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_modules_that_stay_together_are_there() -> None:
+    """One that was renamed would have its fixtures made in each worker."""
+    assert all((PROJECT / module).exists() for module in TOGETHER)

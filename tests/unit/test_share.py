@@ -43,6 +43,19 @@ def test_two_processes_draw_the_same_plan() -> None:
     assert {one.phase for one in requests[0] if one.intended_ns >= 7 * NS_PER_S} == {"window"}
 
 
+def test_what_is_drawn_beforehand_is_what_would_be_drawn_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a share the first ones; each may be asked for again."""
+    monkeypatch.setattr("loadtests.plan.DRAWN_BEFOREHAND", 100)
+    early, late = (Plan(read_options(PLAIN | SCHEDULE | {"bystanders": 20.0}), seed=7) for _ in range(2))
+    early.draw(range(1, len(early), 2))
+    for plan in (early, late):
+        plan.begin(5 * NS_PER_S)
+    everything = [late.scheduled(seq) for seq in range(len(late))]
+    assert len({one.request_id for one in everything}) == len(everything) > 400
+    for _ in range(2):
+        assert [early.scheduled(seq) for seq in range(len(early))] == everything
+
+
 def test_workers_share_the_cap() -> None:
     """Whatever numbers Locust has given them."""
     shares = [Share.of_worker(worker, ["x", "y", "z"]) for worker in "xyz"]

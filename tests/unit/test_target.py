@@ -70,3 +70,9 @@ def test_what_one_says_one_may_load_may_be_loaded() -> None:
         permitted_target("http://192.0.2.2:8000", ["192.0.2.1"])
     with pytest.raises(UsageError, match="cannot be resolved"):
         permitted_target("http://no-such-host.invalid:8000", ["no-such-host.invalid"])
+
+
+def test_a_name_that_no_host_can_have_is_refused() -> None:
+    """Even one that may be loaded."""
+    with pytest.raises(UsageError, match="cannot be resolved"):
+        permitted_target("http://a..b", ["a..b"])

@@ -1,11 +1,14 @@
 """Each rule that makes a block void, with a block that breaks it, and what must never make one void."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import ledger, validity
+from lab.pulse import Pulse
+from lab.stacks.supervisor import StackError
 from tests.blockmaker import INSTRUMENT, MS, PLANTS, Block, record
 
 
@@ -49,6 +52,32 @@ def test_lateness_that_is_small_beside_the_response_time_is_not(block: Block, tm
     assert judged(block, tmp_path) == []
 
 
+def test_requests_that_failed_hide_no_lateness(block: Block, tmp_path: Path) -> None:
+    """Beside them the p99 is infinite: the lateness is held against the highest percentile that is not."""
+    for row in block.requests[2:]:
+        row["sent_ns"], row["ended_ns"] = row["intended_ns"] + 3 * MS, row["intended_ns"] + 4 * MS
+    block.request("POST /action", "indeterminate")
+    only(judged(block, tmp_path), "late by 3.0 ms (p99), 75% of the response time's")
+
+
+def test_no_lateness_matters_where_hardly_any_request_succeeds(block: Block, tmp_path: Path) -> None:
+    """Every figure of response time is infinite, whenever they were sent."""
+    for row in block.requests:
+        row["sent_ns"], row["ended_ns"] = row["intended_ns"] + 3 * MS, row["intended_ns"] + 4 * MS
+    for _ in range(30):
+        block.request("POST /action", "indeterminate")
+    assert judged(block, tmp_path) == []
+
+
+def test_bystanders_that_were_sent_late_are_void(block: Block, tmp_path: Path) -> None:
+    """Of them figures are reported too; few requests of the load may all have been in time."""
+    for _ in range(20):
+        block.request("GET /ping/loop", stream="bystander")
+        row = block.requests[-1]
+        row["sent_ns"], row["ended_ns"] = row["intended_ns"] + 3 * MS, row["intended_ns"] + 4 * MS
+    only(judged(block, tmp_path), "bystanders were sent late by 3.0 ms")
+
+
 def test_a_lagging_loop_is_void(block: Block, tmp_path: Path) -> None:
     """It stamps the ends late."""
     only(judged(block, tmp_path, instrument=INSTRUMENT | {"loop_lag_p99_ms": 8.0}), "event loop")
@@ -57,6 +86,25 @@ def test_a_lagging_loop_is_void(block: Block, tmp_path: Path) -> None:
 def test_samples_that_were_cut_off_are_void(block: Block, tmp_path: Path) -> None:
     """The last line with the loop's lag is missing."""
     only(judged(block, tmp_path, instrument={"steal_share": 0.0}), "cut off")
+
+
+@pytest.mark.parametrize(
+    ("instrument", "by_generator"),
+    [({"loop_lag_p99_ms": 8.0}, True), ({"workers": 4, "workers_lost": 1}, True), ({"steal_share": 0.5}, False)],
+)
+def test_whether_the_generator_made_a_block_void(
+    instrument: dict[str, float], by_generator: bool, block: Block, tmp_path: Path
+) -> None:
+    """A search for a capacity asks that: what the generator cannot send is no limit of the contender."""
+    why = judged(block, tmp_path, instrument=INSTRUMENT | instrument)
+    assert why
+    assert validity.by_generator(why) is by_generator
+
+
+def test_requests_that_were_not_sent_are_the_generators_doing(block: Block, tmp_path: Path) -> None:
+    """While the contender had room."""
+    block.request("POST /action", "unsent")
+    assert validity.by_generator(judged(block, tmp_path))
 
 
 @pytest.mark.parametrize("instrument", [INSTRUMENT, {"steal_share": 0.0}])
@@ -71,6 +119,22 @@ def test_a_lost_locust_worker_is_void(instrument: dict[str, float], block: Block
 def test_several_locust_workers_are_no_reason(block: Block, tmp_path: Path) -> None:
     """As long as none was lost."""
     assert judged(block, tmp_path, instrument=INSTRUMENT | {"workers": 4, "workers_lost": 0}) == []
+
+
+def test_a_journal_that_cannot_be_read_is_void(block: Block, tmp_path: Path) -> None:
+    """Of whom the lines tell is not known, so nobody's fate is."""
+    only(judged(block, tmp_path, instrument=INSTRUMENT | {"journal_lines_unreadable": 2}), "2 lines of the journal")
+
+
+@pytest.mark.parametrize("clock", [lambda ns: ns // 1000, lambda ns: ns + 1_764_000_000 * 10**9], ids=["µs", "wall"])
+def test_a_journal_of_another_clock_is_void(clock: Callable[[int], int], block: Block, tmp_path: Path) -> None:
+    """Its times cannot be held against those of the requests; one such task is enough."""
+    block.tick(3_600_000)
+    PLANTS["done"](block, "POST /action")
+    task = next(reversed(block.expected))
+    for lines in (*block.lines.values(), *block.journals.values()):
+        lines[:] = [one | {"t_ns": clock(one["t_ns"])} if one.get("task_id") == task else one for one in lines]
+    only(judged(block, tmp_path), f"before they were asked for, or after the block; one of them is {task}")
 
 
 def test_a_stolen_cpu_is_void(block: Block, tmp_path: Path) -> None:
@@ -96,6 +160,21 @@ def test_unsent_requests_at_the_cap_are_the_contenders_result(block: Block, tmp_
         block.request("POST /action", "indeterminate", ended_ns=block.now_ns + 10_000 * MS)
     block.request("POST /action", "unsent")
     assert judged(block, tmp_path) == []
+
+
+def test_a_shared_server_that_is_silent_or_hangs_up_is_void(block: Block, tmp_path: Path) -> None:
+    """A second is still nothing."""
+    only(judged(block, tmp_path, instrument=INSTRUMENT | {"mail_silent_s": 1.5}), "mail sink hung")
+    only(judged(block, tmp_path / "again", instrument=INSTRUMENT | {"postgres_hung_up": 1.0}), "PostgreSQL was away")
+    assert judged(block, tmp_path / "third", instrument=INSTRUMENT | {"postgres_silent_s": 0.9}) == []
+
+
+@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none", "smtp://127.0.0.1:1"])
+def test_a_shared_server_that_is_not_there_begins_no_block(url: str) -> None:
+    """Nobody is left to be asked beside it."""
+    name = "mail" if url.startswith("smtp") else "postgres"
+    with pytest.raises(StackError, match=f"{name} does not answer"), Pulse({name: url}):
+        pass
 
 
 @pytest.mark.parametrize("name", ["postgres", "mail"])

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.globs import no_glob
 from workload import jobs, journal
 from workload.effects import append_line
 from workload.settings import settings
@@ -95,6 +97,15 @@ def test_a_failing_step_is_journaled_and_skips_the_later_ones(data_dir: Path) ->
     assert lines(data_dir / "effects.log") == []
 
 
+def test_an_error_is_text_that_every_reader_of_json_takes(data_dir: Path) -> None:
+    """Not all take half a surrogate pair, which Python's text may have."""
+    journal.journal().write(TASKS[0], "step", "failed", error="ValueError: \ud800 \udcff \U0001f642 ü")
+    (path,) = (data_dir / "journal").iterdir()
+    assert [line.get("error") for line in lines(path)] == [None, "ValueError: ? ? \U0001f642 ü"]
+    rows = duckdb.execute("SELECT error FROM read_json($path, format = 'newline_delimited')", {"path": no_glob(path)})
+    assert rows.fetchall() == [(None,), ("ValueError: ? ? \U0001f642 ü",)]
+
+
 def test_a_cancelled_job_has_failed(data_dir: Path) -> None:
     """As when a server shuts down and does not wait."""
 
@@ -135,6 +146,7 @@ def test_a_probe_that_shall_fail_fails_and_one_that_may_not_crash_does_not(data_
 CRASH = """
 import sys
 from uuid import UUID
+from lab.globs import no_glob
 from workload import jobs, journal
 from workload.process import prepare
 

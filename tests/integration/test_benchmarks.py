@@ -1,0 +1,30 @@
+"""The benchmarks at a tiny size: they run, and count what they say; how fast is not asked."""
+
+import re
+
+import pytest
+
+from benchmarks import generator, pipeline
+
+
+@pytest.mark.parametrize(("options", "blocks"), [([], "4"), (["--one-block"], "1")])
+def test_the_pipeline_settles_all_that_was_made_up(
+    options: list[str], blocks: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Half as many tasks again as requests, and none of them unaccounted for."""
+    pipeline.main(["--requests", "3200", *options])
+    _, row = capfd.readouterr().out.splitlines()
+    assert row.split()[:3] == ["3,200", "4,800", blocks]
+    assert re.search(r"\d MB$", row)
+
+
+def test_the_generator_prints_each_attempt_and_what_it_found(capfd: pytest.CaptureFixture[str]) -> None:
+    """At a rate that any machine can send, in time or not."""
+    generator.main(["--processes", "1", "--lowest", "100", "--highest", "100", "--seconds", "0.3"])
+    placed, head, first, *_, found = capfd.readouterr().out.splitlines()
+    assert placed.startswith("generator on CPUs")
+    assert head.split()[:3] == ["processes", "rate", "/s"]
+    assert first.split()[:2] == ["1", "100"]
+    assert first.split()[-1] == "0"
+    assert found in ("processes: 1; 100 requests/s in time, the highest rate tried",
+                     "processes: 1; late or failed at every rate tried")  # fmt: skip

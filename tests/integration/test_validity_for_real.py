@@ -1,0 +1,362 @@
+"""Each rule that voids a block, provoked in a real one; and what a contender does wrong, which voids nothing.
+
+Elsewhere, in real blocks or under a real load as well: journal and effects that differ (``test_defects.py``), a lost
+Locust worker (``test_shared_schedule.py``), a journal of another clock (``test_own_apps.py``).
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+
+import duckdb
+import psutil
+import pytest
+
+from lab import faults, load, run
+from lab.clock import ClockReading
+from lab.contenders import load_contenders
+from lab.environment import PROJECT, available_cpus
+from lab.faults import FAULTS, Fault
+from lab.rundir import BlockRecord, ContenderRecord, RunDir
+from lab.stacks import local
+from lab.stacks.local import Servers
+from lab.stacks.stack import Stack
+from lab.stacks.supervisor import Supervisor
+from tests.realblocks import PLACEMENT, gets, load_of, measure_block, only
+from tests.support import until
+
+KNOWN = load_contenders(PROJECT / "contenders.toml")
+# Answers after 20 ms, does no work and is up in no time.
+CONSTANT = ContenderRecord(
+    name="constant",
+    title="20 ms, always",
+    api=["{python}", "-m", "lab.known_servers", "constant", "{port}"],
+    journal=False,
+    slots="no tasks",
+)
+
+
+def outcomes(folder: Path) -> dict[str, int]:
+    """Return how many requests of a block ended in which way."""
+    sql = "SELECT outcome, count(*) FROM read_parquet($requests) GROUP BY outcome"
+    return dict(duckdb.execute(sql, {"requests": str(folder / "requests.parquet")}).fetchall())
+
+
+@contextmanager
+def once_under_load(out: Path, act: Callable[[], object]) -> Iterator[None]:
+    """Do something once some requests of a block have been answered."""
+
+    def wait_and_act() -> None:
+        if until(lambda: any(file.stat().st_size > 1_000 for file in out.glob("*/blocks/*/requests.jsonl")), 30):
+            act()
+
+    acting = Thread(target=wait_and_act)
+    acting.start()
+    yield
+    acting.join()
+
+
+def kill(shared: Servers, *names: str) -> Callable[[], object]:
+    """Return what kills processes of the supervisor's, with all that they have started."""
+    return lambda: [shared.supervisor.signal(name, signal.SIGKILL, tree=True) for name in names]
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has not ended in a third of a second is killed at the end of a block."""
+    monkeypatch.setattr(local, "STOP_GRACE_S", 0.3)
+
+
+@pytest.mark.alone
+def test_on_an_undisturbed_machine_it_is_known_what_the_broker_used(shared: Servers, tmp_path: Path) -> None:
+    """Each task went through it, in and out."""
+    scenario = load_of("action", rate=20, duration_s=2)
+    block, _ = measure_block(shared, tmp_path, KNOWN["celery"], scenario, void_repeats=2)
+    assert block.broker is not None
+    assert block.broker.memory_bytes > 0
+    assert block.broker.net_bytes > 200 * 20 * 2, "the ids alone of each task are longer"
+
+
+@pytest.mark.alone
+def test_an_undisturbed_block_is_valid(shared: Servers, tmp_path: Path) -> None:
+    """With work, journal, effects and bystanders; after a hiccup of the machine's it is measured again."""
+    scenario = load_of("mixed", rate=20, warmup_s=0.5, duration_s=1.5)
+    block, folder = measure_block(shared, tmp_path, KNOWN["inline"], scenario, void_repeats=2)
+    assert (block.state, block.valid, block.why) == ("finished", True, [])
+    assert outcomes(folder).keys() == {"acknowledged"}
+
+
+# The generator
+
+# Takes a CPU for 20 ms in every 30, before everybody else where it may, and else all the time.
+BURN = """
+import os, time
+rest_s = 0.01
+try:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+except PermissionError:
+    rest_s = 0
+while True:
+    end = time.monotonic() + 0.02
+    while time.monotonic() < end:
+        pass
+    time.sleep(rest_s)
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(not PLACEMENT.pinned, reason="this system cannot pin")
+def test_a_generator_without_its_cpu_is_late(shared: Servers, tmp_path: Path) -> None:
+    """Somebody else takes it from Locust again and again."""
+    burners: list[psutil.Popen] = []
+
+    def burn() -> None:
+        for cpu in PLACEMENT.generator:
+            burners.append(psutil.Popen([sys.executable, "-c", BURN]))
+            burners[-1].cpu_affinity([cpu])
+
+    try:
+        with once_under_load(tmp_path, burn):
+            block, _ = measure_block(shared, tmp_path, CONSTANT, gets(rate=100, duration_s=2))
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert not block.valid
+    assert any("requests were sent late by" in why for why in block.why), block.why
+
+
+HOLDS_ITS_LOOP = """
+import gevent
+from gevent.monkey import get_original
+from loadtests.locustfile import *
+
+def hold():
+    while True:
+        get_original("time", "sleep")(0.03)
+        gevent.sleep(0.02)
+
+gevent.spawn(hold)
+"""
+
+# Has no file descriptor left once it has a connection; further requests at the same time need further connections.
+SHORT_OF_FILES = """
+import resource
+from loadtests import sender
+from loadtests.locustfile import *
+
+connect = sender._open
+
+def last_of_all(*address):
+    sender._open = connect
+    sock = connect(*address)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (sock.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return sock
+
+sender._open = last_of_all
+"""
+
+
+@pytest.fixture
+def locustfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that Locust loads in place of the lab's."""
+    command, file = load.locust_command, tmp_path / "locustfile.py"
+    usual = str(PROJECT / "loadtests" / "locustfile.py")
+
+    def with_another(*args: object) -> list[str]:
+        return [str(file) if part == usual else part for part in command(*args)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(load, "locust_command", with_another)
+    return file
+
+
+@pytest.mark.alone
+def test_a_generator_that_holds_its_loop_is_late(shared: Servers, tmp_path: Path, locustfile: Path) -> None:
+    """It stamps what happens meanwhile when it is over."""
+    locustfile.write_text(HOLDS_ITS_LOOP)
+    block, _ = measure_block(shared, tmp_path, CONSTANT, gets(rate=100))
+    assert not block.valid
+    assert any("its event loop ran late by" in why for why in block.why), block.why
+
+
+def test_what_the_generator_is_too_short_to_send_voids_the_block(
+    shared: Servers, tmp_path: Path, locustfile: Path
+) -> None:
+    """It has no file left for another connection, and the contender has all the room in the world."""
+    locustfile.write_text(SHORT_OF_FILES)
+    block, folder = measure_block(shared, tmp_path, CONSTANT, gets(rate=100))
+    assert not block.valid
+    assert any("not sent although fewer than" in why for why in block.why), block.why
+    assert outcomes(folder).keys() == {"acknowledged", "unsent"}
+
+
+def test_samples_that_are_cut_off_are_no_block(shared: Servers, tmp_path: Path) -> None:
+    """Locust is killed while it sends: what there would be to judge is missing, and its end is the reason."""
+    with once_under_load(tmp_path, kill(shared, "locust")):
+        block, _ = measure_block(shared, tmp_path, CONSTANT, gets(rate=100, duration_s=20))
+    assert (block.state, block.valid) == ("failed", False)
+    only(block.why, "The load generator ended with status -9")
+
+
+# The machine
+
+
+def test_a_stepped_clock_and_a_stolen_cpu_void_the_block(
+    shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the record of a real block: from inside nobody can take CPUs from a machine, or should step its clock."""
+    readings: list[ClockReading] = []
+
+    def now() -> ClockReading:
+        readings.append(ClockReading.now())
+        first, last = readings[0], readings[-1]
+        if first is last:
+            return first
+        elapsed_s = (last.monotonic_ns - first.monotonic_ns) / 1e9
+        stolen_s = first.stolen_s + 0.07 * elapsed_s * len(available_cpus())
+        return replace(last, wall_ns=last.wall_ns + 60_000_000, stolen_s=stolen_s)
+
+    class Stepped(ClockReading):
+        pass
+
+    Stepped.now = staticmethod(now)  # type: ignore[method-assign]
+    monkeypatch.setattr(run, "ClockReading", Stepped)
+    block, _ = measure_block(shared, tmp_path, CONSTANT, gets(rate=50))
+    assert not block.valid
+    said = " ".join(block.why)
+    assert "The CPU was taken away: 7%" in said
+    assert "The clock stepped: the wall clock moved +60 ms" in said
+
+
+# The servers that all share
+
+
+@pytest.fixture
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Shared servers to be killed, which do not come back."""
+    with Supervisor(tmp_path_factory.mktemp("fragile")) as supervisor, Servers(supervisor, PLACEMENT) as servers:
+        yield servers
+
+
+def test_shared_servers_that_are_killed_void_the_block(fragile: Servers, tmp_path: Path) -> None:
+    """Whoever was being measured, and needed them or not."""
+    with once_under_load(tmp_path, kill(fragile, "mail", "postgres")):
+        block, _ = measure_block(fragile, tmp_path, CONSTANT, gets(rate=50))
+    assert (block.state, block.valid) == ("finished", False)
+    assert {"The mail sink was away: its process ended.", "PostgreSQL was away: its process ended."} <= set(block.why)
+
+
+def test_shared_servers_that_hang_or_hang_up_void_the_block(fragile: Servers, tmp_path: Path) -> None:
+    """Both stand still for two seconds; then PostgreSQL ends all connections, as it does where a backend is killed."""
+
+    def hang_and_hang_up() -> None:
+        for signum, for_s in ((signal.SIGSTOP, 2.2), (signal.SIGCONT, 1.2)):
+            for name in ("postgres", "mail"):
+                fragile.supervisor.signal(name, signum, tree=True)
+            time.sleep(for_s)
+        backends = psutil.Process(fragile.postgres.pid).children()
+        next(one for one in backends if "postgres postgres" in " ".join(one.cmdline())).kill()
+
+    with once_under_load(tmp_path, hang_and_hang_up):
+        block, _ = measure_block(fragile, tmp_path, CONSTANT, gets(rate=50, duration_s=5.5))
+    assert (block.state, block.valid) == ("finished", False)
+    for said in ("PostgreSQL hung:", "The mail sink hung:", "PostgreSQL was away: it hung up"):
+        assert any(why.startswith(said) for why in block.why), block.why
+
+
+def test_a_postgresql_that_is_killed_takes_the_evidence_along(fragile: Servers, tmp_path: Path) -> None:
+    """Without the rows nobody can say what became of the tasks; whose doing that was is said first."""
+    with once_under_load(tmp_path, kill(fragile, "postgres")):
+        block, _ = measure_block(
+            fragile, tmp_path, KNOWN["inline"], load_of("action", rate=20, warmup_s=0, duration_s=1)
+        )
+    assert (block.state, block.valid) == ("failed", False)
+    away, unread = block.why
+    assert away == "PostgreSQL was away: its process ended."
+    assert "The rows of the block could not be read" in unread
+
+
+# Faults
+
+# Serves as the constant server does, and takes no notice of SIGTERM.
+STUBBORN = """
+import runpy, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+runpy.run_module("lab.known_servers", run_name="__main__")
+"""
+
+
+def test_a_fault_that_does_not_bite_voids_its_block(
+    shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API is told to end, takes no notice and goes on."""
+
+    def terminate(stack: Stack, names: list[str], _over: Event) -> list[int]:
+        return [pid for name in names for pid in shared.supervisor.signal(name, signal.SIGTERM)]
+
+    term = Fault("api-term", "SIGTERM of the API", lambda stack: [stack.api], terminate)
+    monkeypatch.setitem(FAULTS, "api-term", term)
+    monkeypatch.setattr(faults, "CONFIRMED_WITHIN_S", 0.3)
+    stubborn = CONSTANT.model_copy(update={"api": ["{python}", "-c", STUBBORN, "constant", "{port}"]})
+    block, folder = measure_block(
+        shared, tmp_path, stubborn, gets(rate=50), faults=["api-term"], injections=1, fault_duration_s=1
+    )
+    assert not block.valid
+    assert "The fault api-term was injected and did not happen." in block.why
+    assert outcomes(folder).keys() == {"acknowledged"}
+
+
+def test_a_fault_that_goes_wrong_fails_its_block_and_no_other(
+    shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it was, the one after it is measured."""
+    nothing: dict[str, str] = {}
+    broken = Fault("broken", "fails", lambda _: [nothing["at all"]], lambda *_: [])
+    monkeypatch.setitem(FAULTS, "broken", broken)
+    directory = measure_block(
+        shared, tmp_path, CONSTANT, gets(rate=50), faults=["broken", "api-kill"], injections=1, fault_duration_s=1
+    )[1].parents[1]
+    blocks = {block.fault: block for block in RunDir(directory).read().blocks}
+    assert blocks["broken"].state == "failed"
+    assert blocks["broken"].why == ["A fault could not be injected: KeyError('at all')."]
+    assert blocks["api-kill"].state == "finished"
+
+
+# What the contender does wrong
+
+
+def void_but_for_lateness(block: BlockRecord) -> list[str]:
+    """Return why a block is void, without a generator that was late: the machine of this test may be a busy one."""
+    assert block.state == "finished", block.why
+    return [why for why in block.why if not why.startswith("The load generator was late")]
+
+
+def test_a_contender_that_dies_and_refuses_is_its_result(shared: Servers, tmp_path: Path) -> None:
+    """Each task kills the API, which is started again after a second; meanwhile nobody listens."""
+    crashing = KNOWN["inline"].model_copy(update={"env": {"ALLOW_CRASH": "1"}})
+    scenario = load_of("probe", rate=4, probe_work="crash", probe_seconds=0, warmup_s=0, duration_s=2)
+    block, folder = measure_block(shared, tmp_path, crashing, scenario, horizon_s=1)
+    assert void_but_for_lateness(block) == []
+    assert outcomes(folder)["refused"] > 0
+    assert (folder / "evidence" / "processes.jsonl").read_text().count('"ended"') > 0
+
+
+def test_a_dead_worker_and_an_endless_drain_are_the_contenders_result(shared: Servers, tmp_path: Path) -> None:
+    """It is killed with a task in its hands, and those that wait would take minutes; the horizon is after a second."""
+    scenario = load_of("probe", rate=10, probe_work="io", probe_seconds=60, warmup_s=0, duration_s=1.5)
+    with once_under_load(tmp_path, kill(shared, "celery-worker-1")):
+        block, folder = measure_block(shared, tmp_path, KNOWN["celery"], scenario, horizon_s=1)
+    assert void_but_for_lateness(block) == []
+    assert block.drained_ns is not None
+    assert block.window_end_ns is not None
+    assert block.drained_ns > block.window_end_ns
+    sql = "SELECT DISTINCT fate FROM read_parquet($tasks)"
+    fates = {fate for (fate,) in duckdb.execute(sql, {"tasks": str(folder / "tasks.parquet")}).fetchall()}
+    assert fates <= {"pending", "stranded", "lost"}
+    assert "pending" in fates
+    assert fates & {"stranded", "lost"}
