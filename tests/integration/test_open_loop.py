@@ -1,16 +1,17 @@
 """The instrument's own test: on a server that stalls, the open loop tells the truth and a closed loop does not."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from lab.environment import PROJECT
+from lab.environment import PROJECT, available_cpus, place
 from lab.known_servers import fate
 from lab.load import closed_loop_command
 from lab.stacks.health import check_health
@@ -18,20 +19,31 @@ from lab.stacks.supervisor import StackError
 from tests.loadserver import free_port
 from tests.support import until
 
-RATE = 100
 WINDOW_S = 30
+# The three stalls meet the arrivals at three phases. At one and the same, ten milliseconds apart, a single request that
+# reaches the server in a stall but was meant for just before it would move the percentiles by all of ten.
+RATE = 100 + 1 / 30
+PLACEMENT = place(available_cpus())
 LOCUST = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--loglevel", "WARNING", "-f"]
 
 
 @pytest.fixture
 def stalling() -> Iterator[str]:
-    """The URL of a server that stalls for 1 s in every 10."""
+    """The URL of a server that stalls for 1 s in every 10, on CPUs of its own as everything that is measured."""
     host = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "lab.known_servers", "stall", str(port)]
-    with subprocess.Popen(command, cwd=PROJECT) as server:
+    with started(command, PLACEMENT.contender) as server:
         assert until(lambda: is_up(host))
         yield host
         server.terminate()
+
+
+def started(command: Sequence[str], cpus: list[int]) -> subprocess.Popen[bytes]:
+    """Start a process of the project on these CPUs, where processes can be pinned."""
+    process = subprocess.Popen(command, cwd=PROJECT)
+    if PLACEMENT.pinned:
+        os.sched_setaffinity(process.pid, cpus)
+    return process
 
 
 def is_up(host: str) -> bool:
@@ -58,8 +70,8 @@ def test_the_open_loop_reports_the_stall_that_the_closed_loop_hides(stalling: st
     open_loop = [*LOCUST, str(PROJECT / "loadtests" / "locustfile.py"), "--host", stalling, "--scenario", "requests"]
     open_loop += [*schedule, "--requests", str(requests), "--samples", str(samples)]
     with (
-        subprocess.Popen(open_loop, cwd=PROJECT) as open_process,
-        subprocess.Popen(closed_loop_command("Paced", stalling, WINDOW_S, reported), cwd=PROJECT) as closed_process,
+        started(open_loop, PLACEMENT.generator) as open_process,
+        started(closed_loop_command("Paced", stalling, WINDOW_S, reported), PLACEMENT.generator) as closed_process,
     ):
         assert open_process.wait(60) == 0
         assert closed_process.wait(60) == 0
@@ -69,7 +81,7 @@ def test_the_open_loop_reports_the_stall_that_the_closed_loop_hides(stalling: st
     measured = p95_and_p99([(row["ended_ns"] - row["intended_ns"]) / 1e9 for row in rows])
     closed_p95_ms = json.loads(reported.read_text())["latency"]["p95_ms"]
 
-    assert len(rows) == RATE * WINDOW_S
+    assert len(rows) == round(RATE * WINDOW_S)
     assert exact == pytest.approx((0.5, 0.9), abs=0.02)  # the stalls were there
     assert measured == pytest.approx(exact, rel=0.02)
     # Its p99 is a matter of luck: about 1 % of its requests, ten users in each of three stalls, notice anything.
