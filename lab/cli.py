@@ -112,7 +112,7 @@ def compare(
         float | None, typer.Option("--duration", min=1, max=86_400, help="Seconds of the measured window of a block.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two contenders, one round, at most 90 s; gives no verdicts.")
+        bool, typer.Option("--quick", help="Two contenders, one round, 90 s at most without --fault; no verdicts.")
     ] = False,
     stack: StackOption = Stack.local,
     contenders_file: ContendersFile = CONTENDERS,

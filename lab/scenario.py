@@ -72,7 +72,10 @@ class Grid(BaseModel):
 
 def load_scenarios(folder: Path) -> dict[str, ScenarioRecord]:
     """Return every scenario of a folder by name, of a grid each cell. Raises UsageError naming file and wrong key."""
-    return {one.name: one for path in sorted(folder.glob("*.toml")) for one in _load(path)}
+    found = {one.name: one for path in sorted(folder.glob("*.toml")) for one in _load(path)}
+    if not found:
+        raise UsageError(f"{folder} holds no scenario: there is no *.toml in it.")
+    return found
 
 
 def choices(scenarios: Iterable[ScenarioRecord]) -> dict[str, list[ScenarioRecord]]:

@@ -132,7 +132,8 @@ class LoadSession:
             tell_workers(self._environment, runner)
         elif isinstance(runner, WorkerRunner):
             share = share_of(self._environment, runner)
-        run = self._new_run(options, lead_ns=0, share=share)
+        # Another load may follow on the same apps, and their journals tell its tasks by their ids, whatever the seed.
+        run = self._new_run(options.model_copy(update={"ids": secrets.token_hex(8)}), lead_ns=0, share=share)
         OneArrivalPerSecond.load, OneArrivalPerSecond.started = run, 0
         OneArrivalPerSecond.has_load.set()
         if self._live is not None:

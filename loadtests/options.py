@@ -209,7 +209,9 @@ def add_arguments(parser: "LocustArgumentParser") -> None:
         )
     parser.add_argument("--scenario", choices=get_args(ScenarioName), default="mixed", help="what is asked for")
     parser.add_argument("--arrivals", choices=get_args(ArrivalKind), default="poisson", help="how arrivals are spaced")
-    parser.add_argument("--seed", type=int, help="fixes arrivals, bodies and request ids; drawn where not given")
+    parser.add_argument(
+        "--seed", type=int, help="fixes arrivals and bodies, with --rate request ids too; drawn where not given"
+    )
     parser.add_argument("--probe-work", choices=get_args(ProbeWork), default="io", help="scenario probe: the task")
     parser.add_argument("--probe-seconds", type=float, default=0.05, help="scenario probe: its length in seconds")
     parser.add_argument(

@@ -5,13 +5,13 @@ that moment never was in it; what is lost never leaves it. The tasks of the warm
 those of the window.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
 from lab.globs import no_glob
+from lab.report.recovery import confirmed
 from lab.rundir import BlockRecord
 
 EVERY_S = 0.25
@@ -61,6 +61,4 @@ def backlog(folder: Path, block: BlockRecord) -> BlockBacklog:
 
 
 def _injected_s(folder: Path, start_ns: int) -> list[float]:
-    path = folder / "faults.json"
-    faults = json.loads(path.read_text()) if path.exists() else []
-    return sorted((fault["injected_ns"] - start_ns) / 1e9 for fault in faults if fault["confirmed"])
+    return sorted((fault["injected_ns"] - start_ns) / 1e9 for fault in confirmed(folder))

@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 
+from lab.errors import LabError
 from lab.globs import no_glob
 
 SLOW = 3
@@ -75,10 +76,14 @@ def ready_again(folder: Path) -> list[float]:
 
 
 def confirmed(folder: Path) -> list[dict[str, Any]]:
-    """Return the faults of a block that happened."""
+    """Return the faults of a block that happened. Raises LabError where their file is damaged."""
     path = folder / "faults.json"
-    faults = json.loads(path.read_text()) if path.exists() else []
-    return [fault for fault in faults if fault["confirmed"]]
+    if not path.exists():
+        return []
+    try:
+        return [fault for fault in json.loads(path.read_text()) if fault["confirmed"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise LabError(f"{path} is damaged: {error!r}.") from error
 
 
 def _disturbed(folder: Path, injected: list[int]) -> list[tuple[int, bool]]:

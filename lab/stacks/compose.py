@@ -259,18 +259,23 @@ class ComposeStack(LocalStack):
         return pids
 
     def replace(self, names: Iterable[str], grace_s: float, over: Event) -> list[int]:
-        """Stop containers with a grace period of whole seconds, as a deploy does, and start them again."""
-        names = list(names)
-        pids = list(self.instances(names).values())
-        options, within_s = ["--time", str(round(grace_s))], grace_s + engine.ANSWER_WITHIN_S
-        with ThreadPoolExecutor(1) as pool:
-            stopping = pool.submit(self._docker, "stop", names, *options, within_s=within_s)
-            while not stopping.done():
+        """Stop containers with a grace period of whole seconds, as a deploy does; each is started when it has ended."""
+        stopping = set(names)
+        pids = list(self.instances(stopping).values())
+
+        def anew(name: str) -> None:
+            self._docker("stop", [name], "--time", str(round(grace_s)), within_s=grace_s + engine.ANSWER_WITHIN_S)
+            stopping.remove(name)
+            self._docker("start", [name])
+
+        with ThreadPoolExecutor(len(stopping)) as pool:
+            replacing = [pool.submit(anew, name) for name in list(stopping)]
+            while not all(one.done() for one in replacing):
                 if over.wait(POLL_S):
-                    self.kill(names)  # then there is nothing left to wait for
+                    self.kill(list(stopping))  # then there is nothing left to wait for
                     time.sleep(POLL_S)
-            stopping.result()
-        self._docker("start", names)
+            for one in replacing:
+                one.result()
         return pids
 
     def pause(self, names: Iterable[str]) -> list[int]:

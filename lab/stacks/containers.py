@@ -8,6 +8,7 @@ machine's and ``inner_pid`` the one that the process itself sees and gives its j
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,22 +50,23 @@ class Containers:
         self.records: list[dict[str, Any]] = []
         self.all = {name: self._find(name, id_) for name, id_ in ids.items()}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="containers", daemon=True)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="containers")
         self._next_ask: dict[str, float] = {}
         self._next_scan = 0.0
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._watching = self._thread.submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.finish()
 
     def finish(self) -> None:
-        """Look once more, and stop watching."""
+        """Look once more, and stop watching. Raises what has ended the watching before, if anything has."""
         if not self._over.is_set():
             self._over.set()
-            self._thread.join()
+            self._thread.shutdown()
+            self._watching.result()
             self._look()
 
     def _find(self, name: str, id_: str) -> Container:
@@ -97,8 +99,8 @@ class Containers:
         """Find the process of a container that has none known."""
         try:
             state = engine.inspect(container.id)["State"]
-        except StackError:
-            container.gone = True
+        except StackError as error:
+            container.gone = str(error) == engine.GONE
             return
         if state["Pid"] <= 1:
             return

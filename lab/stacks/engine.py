@@ -17,6 +17,7 @@ from lab.stacks.supervisor import StackError
 ANSWER_WITHIN_S = 60.0
 BUILD_WITHIN_S = 1800.0
 COMPOSE_FILE = PROJECT / "docker-compose.yml"
+GONE = "Containers of this run are gone: somebody has removed them."
 
 # Its input ends when the lab ends, however that comes about. Twice: the engine may still have had something in hand.
 GUARD = """
@@ -63,7 +64,7 @@ def _in_a_sentence(stderr: str) -> str:
     if taken := re.search(r"(\S+:\d+)\S* failed: port is already allocated|listen tcp4? (\S+): bind", said):
         return f"The port {taken[1] or taken[2]} is in use by another program."
     if "No such container" in said:
-        return "Containers of this run are gone: somebody has removed them."
+        return GONE
     return f"The container engine refused: {said.rstrip('.')}."
 
 

@@ -219,7 +219,8 @@ class Warden:
     def _patience_s(self) -> float:
         if any(service.stop_requests for service in self.services.values()):
             return BUSY_S
-        return SCAN_EVERY_S / 2
+        restarts = [service.restart_at for service in self.services.values() if service.restart_at]
+        return min([SCAN_EVERY_S / 2, *(max(0.0, at - time.monotonic()) for at in restarts)])
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()

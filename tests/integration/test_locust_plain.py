@@ -424,3 +424,22 @@ def rate_seen(server: LoadServer, over_s: float = 4.0) -> float:
     before = len(server.received)
     until(lambda: False, over_s)
     return (len(server.received) - before) / over_s
+
+
+def test_loads_of_one_seed_ask_for_the_same_but_never_with_the_same_ids(locust: Start, tmp_path: Path) -> None:
+    """What became of the tasks of the second is not what became of those of the first, on the same apps."""
+    users = ["-u", "10", "-r", "100", "-t", "2s", "--seed", "7", "--scenario", "action"]
+    ids: list[set[str]] = []
+    bodies: list[list[bytes]] = []
+    for number in range(2):
+        path = tmp_path / f"{number}.jsonl"
+        with load_server() as server:
+            code, output = ended(locust(server.host, *users, "--samples", str(path)))
+            assert code == 0, output
+            body_of = {request.request_id: request.body for request in server.received}
+        first = [row["request_id"] for row in read(path).rows if row["status"]][:5]
+        ids.append(set(body_of))
+        bodies.append([body_of[request_id] for request_id in first])
+    assert bodies[0] == bodies[1]
+    assert len(set(bodies[0])) > 1
+    assert not ids[0] & ids[1]

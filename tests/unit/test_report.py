@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from lab import report, stats
+from lab.errors import LabError
 from lab.globs import no_glob
 from lab.history import history
 from lab.report import tables, terminal, words
@@ -454,6 +455,16 @@ def test_without_a_request_after_the_fault_it_is_never_back(tmp_path: Path) -> N
     (tmp_path / "few").mkdir()
     assert faulted(tmp_path / "none", [5], [], until_s=5) == math.inf
     assert faulted(tmp_path / "few", [5], [], until_s=5.9) == math.inf
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[{}]", '{"confirmed": true}'])
+def test_damaged_faults_are_named(tmp_path: Path, text: str) -> None:
+    """One sentence names the file."""
+    faulted(tmp_path, [5], [])
+    (faults,) = tmp_path.glob("r/blocks/*/faults.json")
+    faults.write_text(text)
+    with pytest.raises(LabError, match=r"^\S*/faults\.json is damaged: .+\.$"):
+        report.write(tmp_path / "r")
 
 
 def test_bystanders_of_a_fault_are_those_that_came_while_it_was_on(tmp_path: Path) -> None:

@@ -82,3 +82,13 @@ def test_a_broken_grid_is_named_with_its_file_and_key(tmp_path: Path, text: str,
 def test_a_scenario_may_name_exactly_the_users_that_there_are() -> None:
     """The lab does not import the load, so it has their names a second time."""
     assert get_args(Scenario.model_fields["users"].annotation) == get_args(ScenarioName)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_without_a_scenario_is_named(tmp_path: Path, there: bool) -> None:
+    """Whether it is there or not: nothing can be measured with it."""
+    folder = tmp_path / "scenarios"
+    if there:
+        folder.mkdir()
+    with pytest.raises(UsageError, match=rf"^{folder} holds no scenario: there is no \*\.toml in it\.$"):
+        load_scenarios(folder)
