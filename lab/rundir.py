@@ -6,6 +6,7 @@ is filled before the block is listed in it, so an interrupted run keeps its fini
 
 import errno
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -214,9 +215,11 @@ class RunDir:
     def create(cls, parent: Path, command: str, run: RunRecord | None = None) -> Self:
         """Make ``parent/<UTC time>-<command>``, with its run.json if there is one: the folder is there whole or not.
 
-        Raises OSError or LabError where the disk does not let it.
+        It waits for the next second where there is one of this second. Raises OSError or LabError where the disk does
+        not let it.
         """
-        path = parent / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
+        while (path := parent / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}").exists():
+            time.sleep(0.05)
         draft = cls(parent / f".{path.name}.draft")
         (draft.path / "blocks").mkdir(parents=True)
         if run is not None:

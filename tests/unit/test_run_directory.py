@@ -14,6 +14,14 @@ from lab.rundir import RunDir
 from tests.runmaker import empty_run, plan
 
 
+def test_each_run_has_a_directory_of_its_own_also_within_a_second(tmp_path: Path) -> None:
+    """Two loads of `lab up` may be saved so."""
+    run = empty_run(plan(["inline"], rounds=1))
+    paths = [RunDir.create(tmp_path, "exploratory", run).path for _ in range(3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths]
+    assert len(set(paths)) == 3
+
+
 def test_a_full_disk_is_named_by_the_run_directory(tmp_path: Path) -> None:
     """The kernel's error for a write names no file; what failed otherwise is not the disk's."""
     directory = RunDir.create(tmp_path, "compare")
