@@ -93,7 +93,7 @@ class LoadOptions(BaseModel):
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
         if self.rate is None:
-            given = [name for name in ("warmup", "duration") if getattr(self, name) is not None]
+            given = [name for name in ("warmup", "duration", "ids") if getattr(self, name) is not None]
             if given:
                 raise UsageError(f"--{given[0]} belongs to a fixed schedule: give --rate too.")
             return self

@@ -25,6 +25,7 @@ SLOW = 3
 SLOW_AT_LEAST_MS = 250
 QUIET_NS = 1_000_000_000
 BEFORE_NS = 500_000_000
+TIMES = (int, type(None))
 DONE = ["done", "duplicated", "recovered"]
 
 DISTURBED = """
@@ -81,7 +82,10 @@ def confirmed(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [fault for fault in json.loads(path.read_text()) if fault["confirmed"]]
+        faults = [fault for fault in json.loads(path.read_text()) if fault["confirmed"]]
+        if any(type(fault["injected_ns"]) is not int or type(fault["healed_ns"]) not in TIMES for fault in faults):
+            raise ValueError("a time in it is none")
+        return faults
     except (ValueError, TypeError, KeyError) as error:
         raise LabError(f"{path} is damaged: {error!r}.") from error
 

@@ -215,11 +215,10 @@ class ComposeStack(LocalStack):
         self.watch.finish()
 
     def collect(self) -> None:
-        """Leave in ``evidence/`` what API and workers did. Raises StackError where a server or a container is gone."""
+        """Leave in ``evidence/`` what API and workers did. Raises StackError where that is not known for certain."""
         assert self.watch is not None
-        gone = [name for name, container in self.watch.all.items() if container.gone]
-        if gone:
-            raise StackError(f"Containers of this run are gone: somebody has removed them ({', '.join(gone)}).")
+        for watch in (self.watch, self.testbed.watch):
+            watch.check()
         super().collect()
 
     def _own_records(self) -> list[dict[str, Any]]:

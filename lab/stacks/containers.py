@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -50,24 +50,39 @@ class Containers:
         self.records: list[dict[str, Any]] = []
         self.all = {name: self._find(name, id_) for name, id_ in ids.items()}
         self._over = threading.Event()
+        self._failure: Exception | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="containers")
         self._next_ask: dict[str, float] = {}
         self._next_scan = 0.0
 
     def __enter__(self) -> Self:
-        self._watching = self._thread.submit(self._run)
+        self._thread.submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.finish()
 
     def finish(self) -> None:
-        """Look once more, and stop watching. Raises what has ended the watching before, if anything has."""
+        """Look once more, and stop watching."""
         if not self._over.is_set():
             self._over.set()
             self._thread.shutdown()
-            self._watching.result()
-            self._look()
+            with self._noting_failure():
+                self._look()
+
+    def check(self) -> None:
+        """Raise StackError where something may not have been seen: a container is gone, or the watching broke off."""
+        if gone := [name for name, container in self.all.items() if container.gone]:
+            raise StackError(f"{engine.GONE.rstrip('.')} ({', '.join(gone)}).")
+        if self._failure is not None:
+            raise StackError(f"The containers could not be watched to the end: {self._failure!r}.")
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of whatever kind: `check` says so
+            self._failure = self._failure or error
 
     def _find(self, name: str, id_: str) -> Container:
         if not id_:
@@ -78,8 +93,9 @@ class Containers:
 
     def _run(self) -> None:
         step_back()
-        while not self._over.wait(LOOK_EVERY_S):
-            self._look()
+        with self._noting_failure():
+            while not self._over.wait(LOOK_EVERY_S):
+                self._look()
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -100,7 +116,9 @@ class Containers:
         try:
             state = engine.inspect(container.id)["State"]
         except StackError as error:
-            container.gone = str(error) == engine.GONE
+            if str(error) != engine.GONE:
+                raise
+            container.gone = True
             return
         if state["Pid"] <= 1:
             return

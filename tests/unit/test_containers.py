@@ -7,6 +7,7 @@ import pytest
 from lab.stacks import engine
 from lab.stacks.containers import Containers
 from lab.stacks.supervisor import StackError
+from tests.support import until
 
 
 def known(_container: str) -> dict[str, Any]:
@@ -30,23 +31,24 @@ def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "inspect", fail)
 
 
-def test_what_ends_the_watching_is_raised_at_its_end(watch: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later deaths were not seen: a block must not go on as if there had been none."""
-    fail_with(OSError("no more processes"), monkeypatch)
-    watch.__enter__()
-    with pytest.raises(OSError, match="no more processes"):
-        watch.finish()
-
-
-@pytest.mark.parametrize(
-    ("said", "gone"),
-    [(engine.GONE, True), ("The container engine did not answer `docker container inspect` within 60 s.", False)],
-)
-def test_only_what_the_engine_does_not_know_is_gone(
-    watch: Containers, monkeypatch: pytest.MonkeyPatch, said: str, gone: bool
+@pytest.mark.parametrize("error", [OSError("no more processes"), StackError("The engine did not answer.")])
+def test_after_what_ended_the_watching_nothing_is_certain(
+    watch: Containers, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """An engine that does not answer has removed nothing."""
-    fail_with(StackError(said), monkeypatch)
+    """Later deaths were not seen: a block must not go on as if there had been none."""
+    with watch:
+        watch.check()
+        fail_with(error, monkeypatch)
+        assert until(lambda: watch._failure)
+        monkeypatch.setattr(engine, "inspect", known)
+    with pytest.raises(StackError, match=r"^The containers could not be watched to the end: .+\.$"):
+        watch.check()
+
+
+def test_what_the_engine_does_not_know_is_gone(watch: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and nothing else has failed."""
+    fail_with(StackError(engine.GONE), monkeypatch)
     with watch:
         pass
-    assert [container.gone for container in watch.all.values()] == [gone]
+    with pytest.raises(StackError, match=r"^Containers of this run are gone: .+ \(inline-api\)\.$"):
+        watch.check()

@@ -75,6 +75,7 @@ def test_the_forms_text_becomes_numbers_and_its_empty_seed_none() -> None:
         (SCHEDULE | {"rate": 1e9}, "too long"),
         ({"rate": 5.0}, "--rate needs --duration"),
         ({"duration": 5.0}, "give --rate"),
+        ({"ids": "again"}, "--ids belongs to a fixed schedule: give --rate"),
         ({"contender_url": ["inline"]}, "--contender-url inline must look like"),
         ({"contender_url": ["a=http://localhost:1", "a=http://localhost:2"]}, "the name a is taken"),
         ({"contender_url": ["both=http://localhost:1"]}, "the name both is taken"),

@@ -457,7 +457,10 @@ def test_without_a_request_after_the_fault_it_is_never_back(tmp_path: Path) -> N
     assert faulted(tmp_path / "few", [5], [], until_s=5.9) == math.inf
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[{}]", '{"confirmed": true}'])
+DAMAGED_TIME = '[{"confirmed": true, "injected_ns": "now", "healed_ns": null}]'
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[{}]", '{"confirmed": true}', '[{"confirmed": true}]', DAMAGED_TIME])
 def test_damaged_faults_are_named(tmp_path: Path, text: str) -> None:
     """One sentence names the file."""
     faulted(tmp_path, [5], [])
