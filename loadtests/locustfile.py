@@ -28,6 +28,7 @@ from locust.runners import (
     STATE_SPAWNING,
     STATE_STOPPED,
     MasterRunner,
+    WorkerNode,
     WorkerRunner,
 )
 from locust.web import WebUI
@@ -98,7 +99,7 @@ class LoadSession:
         self._part = Part(environment, runner, self._report) if isinstance(runner, WorkerRunner) else None
         self._conductor: Conductor | None = None
         self._ending = False
-        self._told_to_stop: set[str] = set()
+        self._told_to_stop: dict[str, WorkerNode] = {}
         self._ready_again_by_s = 0.0
         hooks: Any = environment.events
         hooks.test_start.add_listener(self.start)
@@ -111,7 +112,7 @@ class LoadSession:
 
     def start(self, **_: Any) -> None:
         """Begin a run with the options as they are now."""
-        self._told_to_stop = set()
+        self._told_to_stop = {}
         runner = self._environment.runner
         if isinstance(runner, WorkerRunner) and runner.state == STATE_STOPPED:
             # Locust does so only when all users are there, and until then would not heed a stop.
@@ -186,24 +187,22 @@ class LoadSession:
     def _stopping(self, **_: Any) -> None:
         runner = self._environment.runner
         self._ending = True
-        self._told_to_stop = set(runner.clients) if isinstance(runner, MasterRunner) else set()
+        self._told_to_stop = dict(runner.clients) if isinstance(runner, MasterRunner) else {}
         if self._live is not None:
             self._live.end()
 
     def is_ending(self) -> bool:
         """Return whether a run is being ended, or a worker that was told to stop is not ready for another yet.
 
-        Locust calls itself stopped while answers are still awaited, and knows nothing of a worker from when that has
-        stopped until it is ready.
+        Locust calls itself stopped while answers are still awaited, and a worker ready that has not yet said that it
+        began. It forgets a worker that has stopped, and makes a new node of it when it is ready again.
         """
         runner = self._environment.runner
         if self._ending or not isinstance(runner, MasterRunner):
             return self._ending
         if time.monotonic() > self._ready_again_by_s:
             return False
-        clients = dict(runner.clients)
-        ready = {name for name, client in clients.items() if client.state in (STATE_INIT, STATE_MISSING)}
-        return not self._told_to_stop <= ready
+        return not all(_is_ready_again(node, runner.clients.get(name)) for name, node in self._told_to_stop.items())
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the page shows: a run is ending until another may begin."""
@@ -323,6 +322,11 @@ def _has_nobody_to_send(environment: Environment) -> bool:
         return False
     clients = runner.clients
     return not (clients.ready or clients.spawning or clients.running)
+
+
+def _is_ready_again(told: WorkerNode, now: WorkerNode | None) -> bool:
+    """Say whether a worker whose node was ``told`` to stop has done so and may be told to begin, or is missing."""
+    return now is not None and (now.state == STATE_MISSING or (now.state == STATE_INIT and now is not told))
 
 
 def _is_loading(environment: Environment, web_ui: WebUI) -> bool:

@@ -1,6 +1,7 @@
 """Locust with its web UI and several workers: the master's live figures are those of all workers together."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,24 @@ def test_a_stop_while_users_are_still_spawned_costs_no_worker(distributed: tuple
         locust.stop()
         assert until(lambda: locust.states() == ["ready"] * WORKERS, 20), locust.states()
     assert [worker.poll() for worker in locust.workers] == [None] * WORKERS
+    locust.swarm(users=12)
+    assert until(lambda: all(worker["samples"] > 0 for worker in locust.live()["workers"].values()), 20)
+
+
+def test_a_load_is_ending_until_workers_that_had_not_begun_have_heard_of_its_stop(
+    distributed: tuple[Distributed, Any],
+) -> None:
+    """Its master calls them ready as it did before: a load begun then would be stopped by what they hear first."""
+    locust, _ = distributed
+    for worker in locust.workers:
+        worker.send_signal(signal.SIGSTOP)
+    locust.swarm(users=12)
+    assert locust.ask("/stop")["success"]
+    assert locust.live()["state"] == "ending"
+    assert "still ending" in locust.ask("/swarm", user_count=12, spawn_rate=100, contender="both")["message"]
+    for worker in locust.workers:
+        worker.send_signal(signal.SIGCONT)
+    assert until(lambda: locust.live()["state"] == "stopped", 20)
     locust.swarm(users=12)
     assert until(lambda: all(worker["samples"] > 0 for worker in locust.live()["workers"].values()), 20)
 
