@@ -26,8 +26,8 @@ import duckdb
 from lab.drain import JournalTail
 from lab.errors import LabError
 from lab.exploratory import Seen
-from lab.faults import FAULTS, Injection, inject
-from lab.rundir import RunDir
+from lab.faults import FAULTS, inject
+from lab.rundir import Injection, RunDir
 from lab.stacks.local import LocalStack
 
 TOKEN_HEADER = "X-Lab-Token"  # noqa: S105 - the name of the header

@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,18 @@ import duckdb
 from lab import environment, ledger, load, report, validity
 from lab.calibration import cite
 from lab.drain import JournalTail, drain
-from lab.faults import Injection
 from lab.globs import no_glob
-from lab.rundir import BlockRecord, Environment, Placement, Plan, RunDir, RunRecord, ScenarioRecord, block_folder
+from lab.rundir import (
+    BlockRecord,
+    Environment,
+    Injection,
+    Placement,
+    Plan,
+    RunDir,
+    RunRecord,
+    ScenarioRecord,
+    block_folder,
+)
 from lab.stacks.local import LocalStack
 
 # How long tasks that have not ended when the run is saved are waited for.
@@ -126,7 +135,7 @@ def _fill(folder: Path, block: BlockRecord, seen: Seen, samples: Path) -> None:
     shutil.copytree(stack.folder / "logs", folder / "logs")
     requests = folder / "requests.parquet"
     load.samples_to_parquet(samples, requests, contender=block.contender)
-    (folder / "faults.json").write_text(json.dumps([asdict(injection) for injection in seen.faults], indent=2))
+    (folder / "faults.json").write_text(json.dumps([injection.model_dump() for injection in seen.faults], indent=2))
     horizon_ns = time.monotonic_ns() + round(HORIZON_S * 1e9)
     drain(JournalTail(stack.journal), seen.tasks, horizon_ns, stack.broker_is_empty, check=lambda: None)
     evidence = folder / "evidence"

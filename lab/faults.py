@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -18,7 +18,7 @@ from typing import Self, cast
 from lab.errors import LabError, UsageError
 from lab.load import read_header
 from lab.readiness import wait_until_ready
-from lab.rundir import GRACE_S, ContenderRecord, Plan, ScenarioRecord
+from lab.rundir import GRACE_S, ContenderRecord, Injection, Plan, ScenarioRecord
 from lab.stacks.stack import ContainerStack, Stack
 
 BROKEN_FOR_S = 2.5
@@ -30,22 +30,6 @@ LEAD_S = 2.0
 # How much later than planned an injection may come, so that none is in step with anything; at most a fifth of its part.
 JITTER_S = 0.5
 NEVER = threading.Event()
-
-
-@dataclass
-class Injection:
-    """One injection of a fault, and what was seen of it.
-
-    ``absent`` are the parts that it is for and that did not run: what a contender's own parts do is its result.
-    """
-
-    fault: str
-    injected_ns: int
-    pids: list[int] = field(default_factory=list)
-    ended_ns: int | None = None  # when it had come about: the last of the processes was gone, or stood still
-    healed_ns: int | None = None  # when the stack said again that it can do work
-    confirmed: bool = False
-    absent: list[str] = field(default_factory=list)
 
 
 def has_ended(stack: Stack, before: dict[str, int]) -> bool:
@@ -215,7 +199,8 @@ def inject(fault: Fault, stack: Stack, over: threading.Event = NEVER) -> Injecti
     """
     names = fault.targets(stack)
     before = stack.instances(names)
-    injection = Injection(fault.name, time.monotonic_ns(), absent=sorted(set(names) - before.keys()))
+    now_ns, absent = time.monotonic_ns(), sorted(set(names) - before.keys())
+    injection = Injection(fault=fault.name, injected_ns=now_ns, absent=absent)
     injection.pids = fault.inject(stack, names, over)
     if _wait(lambda: fault.happened(stack, before), CONFIRMED_WITHIN_S, over):
         injection.ended_ns = time.monotonic_ns()
@@ -280,7 +265,7 @@ class Nemesis:
             raise LabError(f"A fault could not be injected: {self._error!r}.") from self._error
         if self._error:
             raise self._error
-        return [asdict(injection) for injection in self._done]
+        return [injection.model_dump() for injection in self._done]
 
     def _run(self) -> None:
         try:

@@ -6,6 +6,7 @@ is filled before the block is listed in it, so an interrupted run keeps its fini
 
 import errno
 import fcntl
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from lab.errors import LabError
 
@@ -205,6 +206,43 @@ class RunRecord(Record):
     blocks: list[BlockRecord]
 
 
+class Injection(Record):
+    """One injection of a fault, and what was seen of it: ``faults.json`` of a block has a list of them.
+
+    ``absent`` are the parts that it is for and that did not run: what a contender's own parts do is its result.
+    """
+
+    fault: str
+    injected_ns: int
+    pids: list[int] = []
+    ended_ns: int | None = None  # when it had come about: the last of the processes was gone, or stood still
+    healed_ns: int | None = None  # when the stack said again that it can do work
+    confirmed: bool = False
+    absent: list[str] = []
+
+    @model_validator(mode="after")
+    def _heals_after_it_began(self) -> Self:
+        if self.healed_ns is not None and self.healed_ns < self.injected_ns:
+            raise ValueError("it is healed before it was injected")
+        return self
+
+
+INJECTIONS = TypeAdapter(list[Injection])
+
+
+def read_faults(block: Path) -> list[Injection]:
+    """Return what was injected in a block. Raises LabError where its ``faults.json`` is damaged."""
+    path = block / "faults.json"
+    if not path.exists():
+        return []
+    try:
+        return INJECTIONS.validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = "".join(f"[{part!r}]" for part in wrong["loc"])
+        raise LabError(f"{path} is damaged: {f'{where}: ' if where else ''}{wrong['msg']}.") from error
+
+
 class RunDir:
     """A run directory on disk."""
 
@@ -215,17 +253,20 @@ class RunDir:
     def create(cls, parent: Path, command: str, run: RunRecord | None = None) -> Self:
         """Make ``parent/<UTC time>-<command>``, with its run.json if there is one: the folder is there whole or not.
 
-        It waits for the next second where there is one of this second. Raises OSError or LabError where the disk does
-        not let it.
+        It waits for the next second where there is one of this second, another lab's too. Raises OSError or LabError
+        where the disk does not let it.
         """
-        while (path := parent / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}").exists():
-            time.sleep(0.05)
-        draft = cls(parent / f".{path.name}.draft")
+        draft = cls(parent / f".{command}-{secrets.token_hex(8)}.draft")
         (draft.path / "blocks").mkdir(parents=True)
         if run is not None:
             draft.write(run)
-        draft.path.rename(path)
-        return cls(path)
+        while True:
+            try:
+                return cls(draft.path.rename(parent / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            time.sleep(0.05)
 
     def read(self) -> RunRecord:
         """Return ``run.json``. Raises FileNotFoundError, or ValueError where it is not one of ours."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from lab.globs import no_glob
-from lab.rundir import BlockRecord
+from lab.rundir import BlockRecord, read_faults
 
 LATE_MS = 2.0
 LATE_SHARE = 0.05
@@ -140,7 +140,7 @@ def _clock_step(record: BlockRecord) -> list[str]:
 
 def shared_servers_away(block: Path) -> list[str]:
     """Return which shared servers ended during a block, one sentence each; none that a fault ended."""
-    meant = {pid for fault in _faults(block) for pid in fault["pids"]}
+    meant = {pid for fault in read_faults(block) for pid in fault.pids}
     ended = [record for record in _processes(block) if record["event"] == "ended" and record["pid"] not in meant]
     return [f"{SHARED[record['name']]} was away: its process ended." for record in ended if record["name"] in SHARED]
 
@@ -163,16 +163,10 @@ def _shared_servers_silent(record: BlockRecord) -> list[str]:
 
 
 def _faults_without_effect(block: Path, record: BlockRecord) -> list[str]:
-    if record.fault and not _faults(block):
+    if record.fault and not read_faults(block):
         return [f"The fault {record.fault} was never injected: the window is too short for it."]
-    did_not_happen = [one["fault"] for one in _faults(block) if not one["confirmed"] and not one.get("absent")]
+    did_not_happen = [one.fault for one in read_faults(block) if not one.confirmed and not one.absent]
     return [f"The fault {fault} was injected and did not happen." for fault in did_not_happen]
-
-
-def _faults(block: Path) -> list[dict[str, Any]]:
-    path = block / "faults.json"
-    faults: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    return faults
 
 
 def _unreadable(record: BlockRecord) -> list[str]:

@@ -61,4 +61,4 @@ def backlog(folder: Path, block: BlockRecord) -> BlockBacklog:
 
 
 def _injected_s(folder: Path, start_ns: int) -> list[float]:
-    return sorted((fault["injected_ns"] - start_ns) / 1e9 for fault in confirmed(folder))
+    return [(fault.injected_ns - start_ns) / 1e9 for fault in confirmed(folder)]

@@ -28,12 +28,12 @@ Waited = tuple[int, float, float]
 
 def beside_faults(folder: Path, window_end_ns: int) -> dict[tuple[str, bool], Waited]:
     """Return by route, and by whether a fault was on, how long the bystanders of a block waited; empty without one."""
-    faults = sorted(confirmed(folder), key=lambda fault: int(fault["injected_ns"]))
+    faults = confirmed(folder)
     if not faults:
         return {}
-    began_ns = [fault["injected_ns"] for fault in faults]
+    began_ns = [fault.injected_ns for fault in faults]
     next_ns = [*began_ns[1:], window_end_ns]
-    over_ns = [min(fault["healed_ns"] or end_ns, end_ns) for fault, end_ns in zip(faults, next_ns, strict=True)]
+    over_ns = [min(fault.healed_ns or end_ns, end_ns) for fault, end_ns in zip(faults, next_ns, strict=True)]
     values = {"file": no_glob(folder / "requests.parquet"), "began_ns": began_ns, "over_ns": over_ns}
     with duckdb.cursor() as db:
         rows = db.execute(WAITED, values | {"normal_until_ns": began_ns[0] - BEFORE_NS}).fetchall()

@@ -10,22 +10,19 @@ how long that took counts from the injection to that request's intended time. A 
 the injection before it. Where the p95 of before is infinite there was no normal to come back to.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
-from lab.errors import LabError
 from lab.globs import no_glob
+from lab.rundir import Injection, read_faults
 
 SLOW = 3
 SLOW_AT_LEAST_MS = 250
 QUIET_NS = 1_000_000_000
 BEFORE_NS = 500_000_000
-TIMES = (int, type(None))
 DONE = ["done", "duplicated", "recovered"]
 
 DISTURBED = """
@@ -61,7 +58,7 @@ def recoveries(folder: Path, window_end_ns: int) -> list[float]:
     0 where nothing was disturbed; ``math.inf`` where no normal second came before the next fault or the window's end,
     or it was not normal before the first fault.
     """
-    injected = sorted(fault["injected_ns"] for fault in confirmed(folder))
+    injected = [fault.injected_ns for fault in confirmed(folder)]
     if not injected:
         return []
     disturbed = _disturbed(folder, injected)
@@ -71,23 +68,14 @@ def recoveries(folder: Path, window_end_ns: int) -> list[float]:
 def ready_again(folder: Path) -> list[float]:
     """Return for each confirmed fault of a block the seconds until the stack could do work again; inf for never."""
     return [
-        (fault["healed_ns"] - fault["injected_ns"]) / 1e9 if fault["healed_ns"] else math.inf
+        (fault.healed_ns - fault.injected_ns) / 1e9 if fault.healed_ns is not None else math.inf
         for fault in confirmed(folder)
     ]
 
 
-def confirmed(folder: Path) -> list[dict[str, Any]]:
-    """Return the faults of a block that happened. Raises LabError where their file is damaged."""
-    path = folder / "faults.json"
-    if not path.exists():
-        return []
-    try:
-        faults = [fault for fault in json.loads(path.read_text()) if fault["confirmed"]]
-        if any(type(fault["injected_ns"]) is not int or type(fault["healed_ns"]) not in TIMES for fault in faults):
-            raise ValueError("a time in it is none")
-        return faults
-    except (ValueError, TypeError, KeyError) as error:
-        raise LabError(f"{path} is damaged: {error!r}.") from error
+def confirmed(folder: Path) -> list[Injection]:
+    """Return the faults of a block that happened, in their order. Raises LabError where their file is damaged."""
+    return sorted((fault for fault in read_faults(folder) if fault.confirmed), key=lambda fault: fault.injected_ns)
 
 
 def _disturbed(folder: Path, injected: list[int]) -> list[tuple[int, bool]]:

@@ -165,8 +165,7 @@ class ComposeStack(LocalStack):
     # starting
 
     def _give_servers(self, undo: ExitStack) -> dict[str, str]:
-        if any(container.gone for container in self.testbed.watch.all.values()):
-            raise StackError("Containers of this run are gone: somebody has removed them (PostgreSQL, the mail sink).")
+        self.testbed.watch.check()
         self._first_shared = len(self.testbed.watch.records)
         make_folder(self.data)
         name = f"lab_{secrets.token_hex(6)}"

@@ -92,8 +92,8 @@ class Containers:
         return container
 
     def _run(self) -> None:
-        step_back()
         with self._noting_failure():
+            step_back()
             while not self._over.wait(LOOK_EVERY_S):
                 self._look()
 

@@ -21,6 +21,7 @@ from tests.support import SLOW_TO_LISTEN, until
 PROJECT = Path(__file__).parent.parent.parent
 LOCUST = [sys.executable, "-m", "locust", "-f"]
 LOCUSTFILE = Path("loadtests/locustfile.py")
+PATIENT = Path("tests/patient_locustfile.py")
 WORKERS = 3
 
 
@@ -34,7 +35,7 @@ class Distributed:
         web = ["--web-host", "127.0.0.1", "--web-port", str(self._web), "--scenario", "action"]
         contenders = [part for name, url in servers.items() for part in ("--contender-url", f"{name}={url}")]
         bind = ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
-        self._start("--master", *bind, *web, *contenders, *options)
+        self._start("--master", *bind, *web, *contenders, *options, file=PATIENT)
         self._port = port
         self.workers = [self.add_worker() for _ in range(WORKERS)]
 
@@ -221,21 +222,22 @@ def test_a_stop_while_users_are_still_spawned_costs_no_worker(distributed: tuple
 
 
 def test_a_load_is_ending_until_workers_that_had_not_begun_have_heard_of_its_stop(
-    distributed: tuple[Distributed, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its master calls them ready as it did before: a load begun then would be stopped by what they hear first."""
-    locust, _ = distributed
-    for worker in locust.workers:
-        worker.send_signal(signal.SIGSTOP)
-    locust.swarm(users=12)
-    assert locust.ask("/stop")["success"]
-    assert locust.live()["state"] == "ending"
-    assert "still ending" in locust.ask("/swarm", user_count=12, spawn_rate=100, contender="both")["message"]
-    for worker in locust.workers:
-        worker.send_signal(signal.SIGCONT)
-    assert until(lambda: locust.live()["state"] == "stopped", 20)
-    locust.swarm(users=12)
-    assert until(lambda: all(worker["samples"] > 0 for worker in locust.live()["workers"].values()), 20)
+    monkeypatch.setenv("FORGIVEN_HEARTBEATS", "600")
+    with running() as (locust, _):
+        for worker in locust.workers:
+            worker.send_signal(signal.SIGSTOP)
+        locust.swarm(users=12)
+        assert locust.ask("/stop")["success"]
+        assert locust.live()["state"] == "ending"
+        assert "still ending" in locust.ask("/swarm", user_count=12, spawn_rate=100, contender="both")["message"]
+        for worker in locust.workers:
+            worker.send_signal(signal.SIGCONT)
+        assert until(lambda: locust.live()["state"] == "stopped", 20)
+        locust.swarm(users=12)
+        assert until(lambda: all(worker["samples"] > 0 for worker in locust.live()["workers"].values()), 20)
 
 
 def test_until_every_worker_is_ready_again_no_other_load_begins() -> None:

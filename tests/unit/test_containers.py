@@ -1,10 +1,17 @@
 """The watcher of a block's containers, where it cannot go on or is told nothing."""
 
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lab.stacks import engine
+from lab.contenders import load_contenders
+from lab.environment import PROJECT
+from lab.rundir import Placement
+from lab.stacks import containers, engine
+from lab.stacks.compose import ComposeStack
 from lab.stacks.containers import Containers
 from lab.stacks.supervisor import StackError
 from tests.support import until
@@ -43,6 +50,45 @@ def test_after_what_ended_the_watching_nothing_is_certain(
         monkeypatch.setattr(engine, "inspect", known)
     with pytest.raises(StackError, match=r"^The containers could not be watched to the end: .+\.$"):
         watch.check()
+
+
+def test_a_failure_of_the_last_look_is_told_too(watch: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended since the look before was not seen."""
+    fail_with(OSError("no more processes"), monkeypatch)
+    watch.finish()
+    with pytest.raises(StackError, match=r"^The containers could not be watched to the end: .+\.$"):
+        watch.check()
+
+
+def test_a_watcher_that_cannot_begin_has_failed(watch: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees nothing at all."""
+
+    def fail() -> None:
+        raise ValueError("no such policy")
+
+    monkeypatch.setattr(containers, "step_back", fail)
+    with watch:
+        assert until(lambda: watch._failure)
+    with pytest.raises(StackError, match=r"^The containers could not be watched to the end: .+\.$"):
+        watch.check()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_block_fails_whose_watching_broke_off(
+    shared: bool, watch: Containers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Be it the watching of its own containers or of those that the whole run shares; of these, also the next block."""
+    fail_with(OSError("no more processes"), monkeypatch)
+    watch.finish()
+    whole, placement = Containers({}), Placement(contender=[1], generator=[0], pinned=True)
+    testbed = SimpleNamespace(supervisor=None, placement=placement, watch=watch if shared else whole)
+    stack = ComposeStack(testbed, load_contenders(PROJECT / "contenders.toml")["inline"], tmp_path)  # type: ignore[arg-type]
+    stack.watch = whole if shared else watch
+    with pytest.raises(StackError, match=r"^The containers could not be watched to the end: .+\.$"):
+        stack.collect()
+    if shared:
+        with ExitStack() as undo, pytest.raises(StackError, match=r"^The containers could not be watched"):
+            stack._give_servers(undo)
 
 
 def test_what_the_engine_does_not_know_is_gone(watch: Containers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -457,10 +457,15 @@ def test_without_a_request_after_the_fault_it_is_never_back(tmp_path: Path) -> N
     assert faulted(tmp_path / "few", [5], [], until_s=5.9) == math.inf
 
 
-DAMAGED_TIME = '[{"confirmed": true, "injected_ns": "now", "healed_ns": null}]'
+def fault_with(**values: object) -> str:
+    """Return faults.json of one fault, right but for these values."""
+    return json.dumps([{"fault": "api-kill", "injected_ns": 5, "healed_ns": 6, "confirmed": True} | values])
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[{}]", '{"confirmed": true}', '[{"confirmed": true}]', DAMAGED_TIME])
+DAMAGED = [fault_with(injected_ns="now"), fault_with(confirmed="no"), fault_with(healed_ns=4), fault_with(healed=True)]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[{}]", "{}", '""', '[{"confirmed": true}]', *DAMAGED])
 def test_damaged_faults_are_named(tmp_path: Path, text: str) -> None:
     """One sentence names the file."""
     faulted(tmp_path, [5], [])

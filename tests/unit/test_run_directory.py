@@ -2,6 +2,7 @@
 
 import errno
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ from tests.runmaker import empty_run, plan
 
 
 def test_each_run_has_a_directory_of_its_own_also_within_a_second(tmp_path: Path) -> None:
-    """Two loads of `lab up` may be saved so."""
+    """Two loads of `lab up` may be saved so, and two labs may begin so."""
     run = empty_run(plan(["inline"], rounds=1))
-    paths = [RunDir.create(tmp_path, "exploratory", run).path for _ in range(3)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths]
+    with ThreadPoolExecutor(3) as labs:
+        paths = [made.path for made in labs.map(lambda _: RunDir.create(tmp_path, "exploratory", run), range(3))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
     assert len(set(paths)) == 3
 
 
