@@ -12,6 +12,7 @@ import duckdb
 
 from lab.errors import LabError
 from lab.globs import no_glob
+from lab.rundir import read_faults
 
 # Why a task has the fate it has: the table of docs/method.md in words.
 WHY = {
@@ -276,19 +277,15 @@ def _clock_offsets(journal: Path) -> Iterator[int]:
 
 def _fault_moments(block: Path, start_ns: int, end_ns: int, pids: set[int]) -> Iterator[Moment]:
     """Yield the faults that were on between two moments, and the first one after them."""
-    path = block / "faults.json"
-    if not path.exists():
-        return
-    with _readable(path):
-        for fault in json.loads(path.read_text()):
-            if fault.get("healed_ns") is not None and fault["healed_ns"] < start_ns:
-                continue
-            hit = ", ".join(f"{pid}, which this is about" if pid in pids else str(pid) for pid in fault["pids"])
-            yield fault["injected_ns"], f"fault {fault['fault']} was injected (processes {hit})"
-            if fault.get("healed_ns") is not None:
-                yield fault["healed_ns"], f"fault {fault['fault']} was healed"
-            if fault["injected_ns"] > end_ns:
-                return
+    for one in read_faults(block):
+        if one.healed_ns is not None and one.healed_ns < start_ns:
+            continue
+        hit = ", ".join(f"{pid}, which this is about" if pid in pids else str(pid) for pid in one.pids)
+        yield one.injected_ns, f"fault {one.fault} was injected (processes {hit})"
+        if one.healed_ns is not None:
+            yield one.healed_ns, f"fault {one.fault} was healed"
+        if one.injected_ns > end_ns:
+            return
 
 
 def _fate(block: Path, task_id: str) -> Iterator[str]:

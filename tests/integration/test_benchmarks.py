@@ -1,10 +1,11 @@
 """The benchmarks at a tiny size: they run, and count what they say; how fast is not asked."""
 
+import os
 import re
 
 import pytest
 
-from benchmarks import generator, pipeline
+from benchmarks import generator, pipeline, warm_shutdown
 
 
 @pytest.mark.parametrize(("options", "blocks"), [([], "4"), (["--one-block"], "1")])
@@ -28,3 +29,15 @@ def test_the_generator_prints_each_attempt_and_what_it_found(capfd: pytest.Captu
     assert first.split()[-1] == "0"
     assert found in ("processes: 1; 100 requests/s in time, the highest rate tried",
                      "processes: 1; late or failed at every rate tried")  # fmt: skip
+
+
+def test_a_warm_shutdown_is_timed_try_by_try(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each worker ends by itself, soon or late."""
+    cpus = os.sched_getaffinity(0)
+    try:
+        warm_shutdown.main(["--tries", "2"])
+    finally:
+        os.sched_setaffinity(0, cpus)
+    *tries, found = capfd.readouterr().out.splitlines()
+    assert [float(one.removesuffix(" s")) > 0 for one in tries] == [True, True]
+    assert re.fullmatch(r"[0-2] of 2 took longer than 5 s( \(\d+\.\d s at most\))?", found)
