@@ -1,13 +1,13 @@
 """How long a warm shutdown of Celery's prefork pool takes: ``python -m benchmarks.warm_shutdown``.
 
-A plain worker with one process, nothing of this lab in it, has tasks waiting that write a line, compute for 4 ms and
-write another. One of these sends the worker SIGTERM after the first of these milliseconds; printed is how long the
-worker took to end from then, try by try. Broker and worker share a CPU, as in the lab.
+A plain worker with one process has tasks waiting that compute for 4 ms and write down when they begin and are done.
+One of these sends the worker SIGTERM after the first of these milliseconds. Printed is, try by try, how long the worker
+took to end from then, and how many tasks that are done the broker still has, to be done again. Broker and worker share
+a CPU, as in the lab.
 """
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,29 +16,14 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from celery import Celery
-
+from benchmarks.plain_worker import app, work
 from lab.environment import PROJECT
 from lab.stacks import servers
+from lab.stacks.broker import leftovers
 from lab.stacks.supervisor import Supervisor
 
 WAITING = 100
 LONG_S = 5.0
-
-app = Celery("warm_shutdown", broker=os.environ.get("REDIS_URL"))
-app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
-
-
-@app.task(name="work")
-def work(folder: str, asks: bool) -> None:
-    """Do as said above in a folder; where it ``asks`` the worker to end, a file ``asked`` says when that was."""
-    _write_line(folder)
-    _compute(0.001)
-    if asks:
-        (Path(folder) / "asked").write_text(str(time.monotonic_ns()))
-        os.kill(os.getppid(), signal.SIGTERM)
-    _compute(0.003)
-    _write_line(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,38 +35,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary, Supervisor(Path(temporary)) as supervisor:
         broker = servers.redis(supervisor, Path(temporary))
         app.conf.update(broker_url=broker.url)
-        took_s = [_shut_down(broker, Path(temporary)) for _ in range(tries)]
-    long_s = [one for one in took_s if one > LONG_S]
-    longest = f" ({max(long_s):.1f} s at most)" if long_s else ""
-    print(f"{len(long_s)} of {tries} took longer than {LONG_S:g} s{longest}")
+        seen = [_shut_down(broker, Path(temporary) / str(number)) for number in range(tries)]
+    long = [again for took_s, again in seen if took_s > LONG_S]
+    print(f"{len(long)} of {tries} took longer than {LONG_S:g} s; to be done again: {sum(long)} of these, "
+          f"{sum(again for _, again in seen) - sum(long)} of the others")  # fmt: skip
 
 
-def _shut_down(broker: servers.Redis, folder: Path) -> float:
-    """Return how many seconds a worker took to end from when one of its tasks asked it to."""
+def _shut_down(broker: servers.Redis, folder: Path) -> tuple[float, int]:
+    """Return in how many seconds a worker ended when a task asked it to, and how many tasks are to be done again."""
+    folder.mkdir()
     with broker.connect() as client:
         client.flushall()
-    asking = random.randrange(WAITING // 2)
-    for number in range(WAITING):
-        work.delay(str(folder), number == asking)
-    command = [sys.executable, "-m", "celery", "-A", "benchmarks.warm_shutdown", "worker", "--concurrency", "1"]
-    with (folder / "worker.log").open("wb") as log:
-        subprocess.run(
-            command, env=os.environ | {"REDIS_URL": broker.url}, cwd=PROJECT, stdout=log, stderr=log, check=True
-        )
-    took_s = (time.monotonic_ns() - int((folder / "asked").read_text())) / 1e9
-    print(f"{took_s:5.1f} s", flush=True)
-    return took_s
-
-
-def _write_line(folder: str) -> None:
-    with (Path(folder) / "lines").open("a") as file:
-        file.write("A line.\n")
-
-
-def _compute(seconds: float) -> None:
-    end_s = time.thread_time() + seconds
-    while time.thread_time() < end_s:
-        pass
+        asking = random.randrange(WAITING // 2)
+        for number in range(WAITING):
+            work.delay(str(folder), number == asking)
+        command = [sys.executable, "-m", "celery", "-A", "benchmarks.plain_worker", "worker", "--concurrency", "1"]
+        environment = os.environ | {"REDIS_URL": broker.url}
+        with (folder / "worker.log").open("wb") as log:
+            subprocess.run(command, env=environment, cwd=PROJECT, stdout=log, stderr=log, check=True)
+        took_s = (time.monotonic_ns() - int((folder / "asked").read_text())) / 1e9
+        held = {message["task_id"] for place in leftovers(client).values() for message in place}
+    again = len(held & set((folder / "done").read_text().split()))
+    print(f"{took_s:5.1f} s, {again} to be done again", flush=True)
+    return took_s, again
 
 
 if __name__ == "__main__":
