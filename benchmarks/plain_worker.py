@@ -13,7 +13,7 @@ app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True
 
 @app.task(name="work", bind=True)
 def work(self: "Task[..., None]", folder: str, asks: bool) -> None:
-    """Compute for 4 ms; write down in a folder's ``begun`` and ``done`` that this was.
+    """Compute for 4 ms; write its id down in a folder's ``begun`` before it, and in ``done`` after it.
 
     After the first of these milliseconds one that ``asks`` the worker to end does so; ``asked`` has when that was.
     """

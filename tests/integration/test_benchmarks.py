@@ -2,10 +2,15 @@
 
 import os
 import re
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from benchmarks import generator, pipeline, warm_shutdown
+from benchmarks.plain_worker import app, work
+from lab.stacks.servers import Redis
 
 
 @pytest.mark.parametrize(("options", "blocks"), [([], "4"), (["--one-block"], "1")])
@@ -46,3 +51,15 @@ def test_a_warm_shutdown_is_timed_try_by_try(capfd: pytest.CaptureFixture[str]) 
     assert found == (
         f"{len(long)} of 2 took longer than 5 s; to be done again: {sum(long)} of these, {sum(short)} of the others"
     )
+    assert set(long) <= {1}
+    assert set(short) <= {0}
+
+
+def test_what_is_done_and_still_with_the_broker_is_counted(make_redis: Callable[[], Redis], tmp_path: Path) -> None:
+    """Of three tasks that wait one is done; another one that is done does not wait any more."""
+    broker = make_redis()
+    with app.connection_for_write(broker.url) as connection:
+        waiting = [work.s(str(tmp_path), False).apply_async(connection=connection).id for _ in range(3)]
+    (tmp_path / "done").write_text(f"{waiting[1]}\n{uuid4()}\n")
+    with broker.connect() as client:
+        assert warm_shutdown.count_to_be_done_again(client, tmp_path) == 1
