@@ -194,8 +194,8 @@ def test_the_contenders_have_the_same_cpus_and_the_same_memory(project: Project)
     assert len({limit["CpusetCpus"] for limit in one + other}) == 1
 
 
-def test_the_worker_has_time_for_a_warm_shutdown_that_hangs(project: Project) -> None:
-    """It may take 32 s more than the task under way: docs/failures.md."""
+def test_the_worker_gets_more_time_to_end_than_the_others(project: Project) -> None:
+    """A warm shutdown may take 32 s more than the task under way: docs/failures.md."""
     patience_s = {project.service_of(one): inspected(one)["Config"]["StopTimeout"] for one in project.containers()}
     assert patience_s.pop("worker") == 60
     assert set(patience_s.values()) == {30}

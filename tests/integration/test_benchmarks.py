@@ -1,5 +1,6 @@
 """The benchmarks at a tiny size: they run, and count what they say; how fast is not asked."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -51,15 +52,17 @@ def test_a_warm_shutdown_is_timed_try_by_try(capfd: pytest.CaptureFixture[str]) 
     assert found == (
         f"{len(long)} of 2 took longer than 5 s; to be done again: {sum(long)} of these, {sum(short)} of the others"
     )
-    assert set(long) <= {1}
-    assert set(short) <= {0}
+    assert all(again == (took_s > 30) for took_s, again in seen if not 5 < took_s <= 30)  # between, who knows
 
 
 def test_what_is_done_and_still_with_the_broker_is_counted(make_redis: Callable[[], Redis], tmp_path: Path) -> None:
-    """Of three tasks that wait one is done; another one that is done does not wait any more."""
+    """Of three tasks one is taken; of the others one is done, as is the taken one, and one that is not there."""
     broker = make_redis()
     with app.connection_for_write(broker.url) as connection:
-        waiting = [work.s(str(tmp_path), False).apply_async(connection=connection).id for _ in range(3)]
-    (tmp_path / "done").write_text(f"{waiting[1]}\n{uuid4()}\n")
+        sent = [work.s(str(tmp_path), False).apply_async(connection=connection).id for _ in range(3)]
+    (tmp_path / "done").write_text(f"{sent[0]}\n{sent[1]}\n{uuid4()}\n")
     with broker.connect() as client:
-        assert warm_shutdown.count_to_be_done_again(client, tmp_path) == 1
+        message = client.rpop("celery")  # the first
+        assert isinstance(message, bytes)
+        client.hset("unacked", "its tag", json.dumps([json.loads(message), "", "celery"]))
+        assert warm_shutdown.count_to_be_done_again(client, tmp_path) == 2
