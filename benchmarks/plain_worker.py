@@ -17,7 +17,7 @@ def work(self: "Task[..., None]", folder: str, asks: bool) -> None:
 
     After the first of these milliseconds one that ``asks`` the worker to end does so; ``asked`` has when that was.
     """
-    _write_down(folder, "begun", str(self.request.id))  # as real tasks do something; without it none was seen to hang
+    _write_down(folder, "begun", str(self.request.id))  # as real tasks do; without it none of 70 hung
     _compute(0.001)
     if asks:
         _write_down(folder, "asked", str(time.monotonic_ns()))

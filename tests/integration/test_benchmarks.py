@@ -62,7 +62,8 @@ def test_what_is_done_and_still_with_the_broker_is_counted(make_redis: Callable[
         sent = [work.s(str(tmp_path), False).apply_async(connection=connection).id for _ in range(3)]
     (tmp_path / "done").write_text(f"{sent[0]}\n{sent[1]}\n{uuid4()}\n")
     with broker.connect() as client:
-        message = client.rpop("celery")  # the first
+        message = client.rpop("celery")
         assert isinstance(message, bytes)
+        assert json.loads(message)["headers"]["id"] == sent[0]
         client.hset("unacked", "its tag", json.dumps([json.loads(message), "", "celery"]))
         assert warm_shutdown.count_to_be_done_again(client, tmp_path) == 2
