@@ -18,6 +18,8 @@ VOIDS = 2
 # How far the search steps where it has not yet seen a rate that fails, or one that holds.
 UP, DOWN = math.sqrt(2), 0.5
 LEAST_PER_S, MOST_PER_S = 0.2, 10_000.0
+# In a window with fewer no backlog could grow, and a percentile would be one request's.
+REQUESTS_AT_LEAST = 5
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,33 @@ def interval(trials: Sequence[Trial]) -> Interval:
     return Interval(low, high, between(held | failed), between(_blind(trials)))
 
 
-def next_rate(trials: Sequence[Trial], guess: float) -> float | None:
+def next_rate(trials: Sequence[Trial], guess: float, least: float = LEAST_PER_S) -> float | None:
     """Return the rate of the next fresh block, in requests/s; None where no further one would tell more.
 
     First the ends are moved together by halving, geometrically, what lies between each and the nearest rate that was
-    tried; then each is repeated. A void block is repeated at once.
+    tried; then each is repeated. A void block is repeated at once. No rate below ``least`` is tried.
     """
     if not trials:
-        return _rounded(min(MOST_PER_S, max(LEAST_PER_S, guess)))
+        return _rounded(min(MOST_PER_S, max(least, guess)))
     if not _settled(trials[-1].rate, trials):
         return trials[-1].rate
     tried = {trial.rate for trial in trials}
     found = interval(trials)
     if found.low is None:
-        lower = _rounded(min(tried) * DOWN)
-        return lower if lower >= LEAST_PER_S else None
+        lower = max(_rounded(least), _rounded(min(tried) * DOWN))
+        return lower if lower < min(tried) else _to_be_repeated(found, trials)
     closer = _above_the_low_end(found.low, tried) or _below_the_high_end(found, tried)
     return closer or _to_be_repeated(found, trials)
 
 
-def start_of_ramp(task_s: float) -> float:
+def least_rate(window_s: float) -> float:
+    """Return the lowest rate, in requests/s, under which a window of so many seconds can show anything."""
+    return max(LEAST_PER_S, REQUESTS_AT_LEAST / window_s)
+
+
+def start_of_ramp(task_s: float, least: float = LEAST_PER_S) -> float:
     """Return the rate at which a ramp begins: half of what one slot does of tasks of this length, at most 50/s."""
-    return _rounded(max(LEAST_PER_S, min(50.0, 0.5 / task_s))) if task_s > 0 else 50.0
+    return _rounded(max(least, min(50.0, 0.5 / task_s))) if task_s > 0 else 50.0
 
 
 def guess_from_ramp(rate: float, held: bool) -> float:

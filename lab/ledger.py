@@ -52,6 +52,8 @@ FATES = {
     "stranded": "in_unacked",
     "lost": "n = 0",
 }
+# The fates of a task that was executed to its end.
+DONE = ["done", "duplicated", "recovered"]
 
 AGREEMENTS = {
     "equal": f"n_effects = n_journal OR (job IN {IDEMPOTENT_JOBS} AND n_effects > 0 AND n_journal > 0)",

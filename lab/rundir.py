@@ -204,6 +204,7 @@ class RunRecord(Record):
     plan: Plan
     environment: Environment
     blocks: list[BlockRecord]
+    searched: list[tuple[str, str]] = []  # contender and scenario, where a search for a capacity is over
 
 
 class Injection(Record):

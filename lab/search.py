@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from lab import load, stats
-from lab.capacity import next_rate, start_of_ramp
+from lab.capacity import REPEATS, least_rate, next_rate, start_of_ramp
 from lab.drain import JournalTail, acknowledged_tasks, drain
 from lab.errors import UsageError
 from lab.run import BLOCK_OVERHEAD_S, Experiment, load_of
@@ -20,8 +20,10 @@ from lab.sustained import Sustained, broken, cell, guess, held, look, trials, wi
 
 # Seconds of a task, by kind of work, where none are asked for.
 WORK = {"io": 0.1, "blocking": 0.1, "cpu": 0.01}
+# At least: the tasks of one that was shorter than a task would still be growing in number in the window, and so would
+# the backlog of a contender that has slots to spare.
 WARMUP_S = 1.0
-# Of each step of a ramp, which doubles the rate from one to the next.
+# Of each step of a ramp, which doubles the rate from one to the next; its warm-up at least, for the same reason.
 STEP_WARMUP_S = 0.5
 STEP_DURATION_S = 3.0
 MOST_STEPS = 8
@@ -32,7 +34,7 @@ FAILED = 3
 # A task that has not ended so long after the end of the window has broken the SLO, whenever it was due.
 MARGIN_S = 1.0
 
-# A ramp and two fresh blocks may take two minutes.
+# A ramp and two fresh blocks may take two minutes, or longer where windows, tasks or the SLO are long.
 LEAST_MIN = 2
 MOST_MIN = 24 * 60
 
@@ -57,9 +59,9 @@ def _probes(work: str, seconds: float, duration_s: float) -> ScenarioRecord:
     return ScenarioRecord(
         name=work,
         users="probe",
-        rate=start_of_ramp(seconds),
+        rate=start_of_ramp(seconds, least_rate(min(STEP_DURATION_S, duration_s))),
         arrivals="constant",  # in so short a window the luck of Poisson's would decide whether a backlog grows
-        warmup_s=WARMUP_S,
+        warmup_s=max(WARMUP_S, seconds),
         duration_s=duration_s,
         probe_work=work,
         probe_seconds=seconds,
@@ -79,7 +81,12 @@ def capacity_plan(
             raise UsageError(f"{option} {value:g}: a time is above 0, and not infinite.")
     if not 0 <= slo.errors < 1:
         raise UsageError(f"--slo-errors {slo.errors:g}: a share is 0 or above it, and below 1.")
-    needed_min = len(contenders) * len(scenarios) * LEAST_MIN
+    longest_s = max(scenario.probe_seconds or 0 for scenario in scenarios)
+    if longest_s >= slo.done_p95_s:
+        raise UsageError(
+            f"--seconds {longest_s:g}: no such task is done within the {slo.done_p95_s:g} s of --slo-done-s."
+        )
+    needed_min = math.ceil(sum(_least_s(one, slo) for one in scenarios) * len(contenders) / 60)
     if not needed_min <= budget_min <= MOST_MIN:
         raise UsageError(
             f"--budget {budget_min:g}: for {len(contenders)} contenders and {len(scenarios)} kinds of work it is "
@@ -99,6 +106,23 @@ def capacity_plan(
     )
 
 
+def _least_s(scenario: ScenarioRecord, slo: Slo) -> float:
+    """Return the seconds that a search must be given: for the first step of its ramp, and its ends at the least."""
+    step_s = _step_of(scenario).warmup_s + _step_of(scenario).duration_s
+    block_s = scenario.warmup_s + scenario.duration_s
+    after_s = slo.done_p95_s + MARGIN_S + BLOCK_OVERHEAD_S
+    return max(60.0 * LEAST_MIN, step_s + after_s + REPEATS * (block_s + after_s))
+
+
+def _step_of(scenario: ScenarioRecord) -> ScenarioRecord:
+    """Return the load of one step of the ramp, but for its rate."""
+    changes = {
+        "warmup_s": max(STEP_WARMUP_S, scenario.probe_seconds or 0),
+        "duration_s": min(STEP_DURATION_S, scenario.duration_s),
+    }
+    return scenario.model_copy(update=changes)
+
+
 def described(plan: Plan, slo: Slo) -> list[str]:
     """Return what a search looks for and how long it may take, a line for each."""
     searches = len(plan.contenders) * len(plan.scenarios)
@@ -113,11 +137,13 @@ def described(plan: Plan, slo: Slo) -> list[str]:
 
 
 def cells_left(run: RunRecord) -> list[Cell]:
-    """Return those that were not begun, and the last that was: nobody wrote down whether it was done with."""
+    """Return those in which the search is not over, and those of which no block is left."""
     cells = [(contender, scenario) for scenario in run.plan.scenarios for contender in run.plan.contenders]
-    begun = [bool(cell(run, contender.name, scenario.name)) for contender, scenario in cells]
-    last = max((position for position, was in enumerate(begun) if was), default=0)
-    return [one for position, one in enumerate(cells) if not begun[position] or position == last]
+    return [
+        (contender, scenario)
+        for contender, scenario in cells
+        if (contender.name, scenario.name) not in run.searched or not cell(run, contender.name, scenario.name)
+    ]
 
 
 class Search(Experiment):
@@ -134,9 +160,12 @@ class Search(Experiment):
         part = len(left) / (len(plan.contenders) * len(plan.scenarios))
         ends_at = time.monotonic() + (plan.budget_s or 0.0) * part - RESERVED_S
         self.progress.ends_at = ends_at
+        self.run.searched = [one for one in self.run.searched if one not in _names(left)]
         for position, (contender, scenario) in enumerate(left):
             now = time.monotonic()
             self._search(contender, scenario, until=now + (ends_at - now) / (len(left) - position))
+            self.run.searched.append((contender.name, scenario.name))
+            self.directory.write(self.run)
 
     def _search(self, contender: ContenderRecord, scenario: ScenarioRecord, until: float) -> None:
         """Search in one cell until a block might not be over by ``until``; one fresh block there is in any case."""
@@ -149,7 +178,8 @@ class Search(Experiment):
             gone = len(own) >= FAILED and all(block.state == "failed" for block in own[-FAILED:])
             if gone or (fresh and time.monotonic() + block_s > until):
                 return
-            rate = next_rate(trials(self.run, own, self._look(own)), guess(own, scenario.rate))
+            tried = trials(self.run, own, self._look(own))
+            rate = next_rate(tried, guess(own, scenario.rate), least_rate(scenario.duration_s))
             if rate is None:
                 return
             self._one_more(contender, scenario, rate)
@@ -215,9 +245,8 @@ class Search(Experiment):
         return self._is_settled(stack, tail)
 
     def _step(self, block: BlockRecord, rate: float, samples: Path, stack: Stack, tail: JournalTail) -> RampStep:
-        plan, scenario = self.run.plan, load_of(self.run.plan, block)
-        changes = {"rate": rate, "warmup_s": STEP_WARMUP_S, "duration_s": min(STEP_DURATION_S, scenario.duration_s)}
-        scenario = scenario.model_copy(update=changes)
+        plan = self.run.plan
+        scenario = _step_of(load_of(plan, block)).model_copy(update={"rate": rate})
         seed = block.seed + len(block.ramp)
 
         def tick() -> None:
@@ -242,6 +271,10 @@ class Search(Experiment):
             drained_ns=drained_ns,
             held=not broken(seen, plan.slo, scenario.duration_s),
         )
+
+
+def _names(cells: list[Cell]) -> set[tuple[str, str]]:
+    return {(contender.name, scenario.name) for contender, scenario in cells}
 
 
 def glance(rate: float, samples: Path, succeeded_ns: Mapping[str, int] | None) -> Sustained:

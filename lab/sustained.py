@@ -10,6 +10,7 @@ import duckdb
 
 from lab.capacity import Trial, guess_from_ramp
 from lab.globs import no_glob
+from lab.ledger import DONE
 from lab.rundir import BlockRecord, RampStep, RunDir, RunRecord, Slo
 from lab.validity import LATE_MS, LATE_SHARE
 
@@ -41,6 +42,8 @@ class Sustained:
 
     ``backlog_mid`` and ``backlog_end`` are the mean numbers of tasks acknowledged and not ended in the second and in
     the last quarter, ``running_end`` that of tasks running in the last quarter, ``running_most`` the most at once.
+    ``cpu_share`` is of all CPUs of the contender, and so is ``others_share``, which is what others used of them;
+    ``busiest_share`` is of one CPU, by the one process that used most.
     ``bystander_p95_ms`` is that of the bystanders' route that was worse off.
     ``late_ms`` is how late the generator was (p99): in sending, or in turning its event loop.
     """
@@ -56,6 +59,8 @@ class Sustained:
     running_end: float | None = None
     running_most: int | None = None
     cpu_share: float | None = None
+    others_share: float = 0.0
+    busiest_share: float = 0.0
     bystander_p95_ms: float | None = None
     late_ms: float = 0.0
 
@@ -84,12 +89,14 @@ BYSTANDERS = """
     SELECT max(p95_ms) FROM routes
 """
 
-DONE = """
-    SELECT quantile_disc(if(ended_ns <= $drained_ns, (ended_ns - intended_ns) / 1e9, 'inf'::DOUBLE), 0.95)
+IN_TIME = """
+    WITH seen AS (
+        SELECT *, coalesce(ended_ns <= $drained_ns, false) AND fate IN $done AS in_time
+        FROM read_parquet($tasks) WHERE phase = 'window' AND intended_ns >= $start_ns AND intended_ns < $end_ns)
+    SELECT quantile_disc(if(in_time, (ended_ns - intended_ns) / 1e9, 'inf'::DOUBLE), 0.95)
                FILTER (request_outcome = 'acknowledged'),
-           count_if(ended_ns <= $drained_ns AND fate IN ('done', 'duplicated', 'recovered'))
-               / greatest(1e-9, ($drained_ns - $start_ns) / 1e9)
-    FROM read_parquet($tasks) WHERE phase = 'window' AND intended_ns >= $start_ns AND intended_ns < $end_ns
+           count_if(in_time) / greatest(1e-9, ($drained_ns - $start_ns) / 1e9)
+    FROM seen
 """
 
 # The mean number of tasks in a state between two moments is how long each was in it there, added up, over the time.
@@ -115,7 +122,7 @@ CPU = """
     WITH used AS (
         SELECT max(cpu_s) - min(cpu_s) AS cpu_s FROM read_parquet($resources)
         WHERE role IN ('api', 'worker', 'broker') AND t_ns BETWEEN $start_ns AND $end_ns GROUP BY role, pid)
-    SELECT (SELECT sum(cpu_s) FROM used), (max(t_ns) - min(t_ns)) / 1e9
+    SELECT (SELECT sum(cpu_s) FROM used), (SELECT max(cpu_s) FROM used), (max(t_ns) - min(t_ns)) / 1e9
     FROM read_parquet($resources) WHERE t_ns BETWEEN $start_ns AND $end_ns
 """
 
@@ -132,12 +139,13 @@ def _window_of(step: RampStep) -> Window:
     return Window(step.rate, step.window_start_ns, step.window_end_ns, step.drained_ns)
 
 
-def sustained(folder: Path, window: Window, journal: bool, cpus: int, loop_lag_ms: float = 0.0) -> Sustained:
+def sustained(
+    folder: Path, window: Window, journal: bool, cpus: int, loop_lag_ms: float = 0.0, others_share: float = 0.0
+) -> Sustained:
     """Return what a window of a settled block says.
 
-    ``cpus`` is how many the contender has, 0 where nobody knows, ``loop_lag_ms`` the generator's (p99).
-
-    Raises duckdb.Error where a file of the block is missing or broken.
+    ``cpus`` is how many the contender has, 0 where nobody knows, ``loop_lag_ms`` the generator's (p99),
+    ``others_share`` as in Sustained. Raises duckdb.Error where a file of the block is missing or broken.
     """
     requests, tasks, resources = (no_glob(folder / f"{name}.parquet") for name in ("requests", "tasks", "resources"))
     bounds = {"start_ns": window.start_ns, "end_ns": window.end_ns}
@@ -147,10 +155,10 @@ def sustained(folder: Path, window: Window, journal: bool, cpus: int, loop_lag_m
         done_p95_s = goodput = None
         levels: tuple[float | None, ...] = (None, None, None, None)
         if journal:
-            done_p95_s, goodput = _row(db, DONE, tasks=tasks, drained_ns=window.drained_ns, **bounds)
+            done_p95_s, goodput = _row(db, IN_TIME, tasks=tasks, drained_ns=window.drained_ns, done=DONE, **bounds)
             levels = _row(db, LEVELS, requests=requests, tasks=tasks, **_quarters(window))
         known = cpus and (folder / "resources.parquet").exists()
-        cpu_s, sampled_s = _row(db, CPU, resources=resources, **bounds) if known else (None, None)
+        cpu_s, busiest_s, sampled_s = _row(db, CPU, resources=resources, **bounds) if known else (None, None, None)
     return Sustained(
         rate=window.rate,
         requests=int(count or 0),
@@ -163,12 +171,14 @@ def sustained(folder: Path, window: Window, journal: bool, cpus: int, loop_lag_m
         running_end=levels[2],
         running_most=None if levels[3] is None else int(levels[3]),
         cpu_share=cpu_s / sampled_s / cpus if cpu_s is not None and sampled_s else None,
+        others_share=others_share,
+        busiest_share=busiest_s / sampled_s if busiest_s is not None and sampled_s else 0.0,
         bystander_p95_ms=bystander_p95_ms,
         late_ms=max(late_ms or 0.0, loop_lag_ms),
     )
 
 
-def _row(db: duckdb.DuckDBPyConnection, sql: str, **values: str | int) -> tuple[float | None, ...]:
+def _row(db: duckdb.DuckDBPyConnection, sql: str, **values: str | int | list[str]) -> tuple[float | None, ...]:
     row = db.execute(sql, values).fetchone()
     assert row is not None
     return row
@@ -202,11 +212,14 @@ def broken(seen: Sustained, slo: Slo, window_s: float) -> list[str]:
 def limit_of(seen: Sustained) -> Limit:
     """Return what kept a contender from more in a window in which the SLO did not hold.
 
-    Its slots: as many tasks run as ever did at once, others wait, and the CPU has time left.
+    Its slots: as many tasks run as ever did at once, others wait, and the CPU has time left: others leave it some, and
+    no process uses a whole one, which more slots in it would not help.
     """
     if seen.cpu_share is not None and seen.cpu_share >= CPU_BUSY:
         return "cpu"
     if not seen.running_most or seen.running_end is None or seen.backlog_end is None or seen.cpu_share is None:
+        return "not known"
+    if seen.cpu_share + seen.others_share >= CPU_BUSY or seen.busiest_share >= CPU_BUSY:
         return "not known"
     full = seen.running_end >= SLOTS_FULL * seen.running_most
     waiting = seen.backlog_end - seen.running_end
@@ -235,8 +248,10 @@ def look(directory: RunDir, run: RunRecord, block: BlockRecord) -> list[Sustaine
     """Return what each window of a finished block says. Raises duckdb.Error where a file of it is missing or broken."""
     contender = next(one for one in run.plan.contenders if one.name == block.contender)
     cpus = len(run.environment.placement.contender)
-    folder, lag_ms = directory.block(block), block.instrument.get("loop_lag_p99_ms", 0.0)
-    return [sustained(folder, window, contender.journal, cpus, lag_ms) for window in windows(block)]
+    lag_ms, others = (block.instrument.get(name, 0.0) for name in ("loop_lag_p99_ms", "others_share"))
+    return [
+        sustained(directory.block(block), window, contender.journal, cpus, lag_ms, others) for window in windows(block)
+    ]
 
 
 def trials(run: RunRecord, own: list[BlockRecord], seen: Mapping[int, Sequence[Sustained]]) -> list[Trial]:

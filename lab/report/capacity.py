@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lab import stats
-from lab.capacity import Interval, Trial, interval, next_rate
+from lab.capacity import Interval, interval, least_rate, next_rate
 from lab.report.summary import Capacity, CapacityPoint
 from lab.rundir import BlockRecord, RunDir, RunRecord, Slo
 from lab.sustained import Limit, Sustained, broken, cell, held, limit_of, look, trials, window_s
@@ -14,21 +14,19 @@ def capacities(directory: RunDir, run: RunRecord) -> list[Capacity]:
     """Return what is known of each cell, in the order of the search; nothing for any other kind of run."""
     if run.plan.slo is None:
         return []
-    names = [(contender.name, scenario.name) for scenario in run.plan.scenarios for contender in run.plan.contenders]
-    cells = [cell(run, *name) for name in names]
-    last = max((position for position, own in enumerate(cells) if own), default=0)
     return [
-        _capacity(directory, run, name, own, in_hand=run.interrupted and (position == last or not own))
-        for position, (name, own) in enumerate(zip(names, cells, strict=True))
+        _capacity(directory, run, (contender.name, scenario.name), least_rate(scenario.duration_s))
+        for scenario in run.plan.scenarios
+        for contender in run.plan.contenders
     ]
 
 
-def _capacity(
-    directory: RunDir, run: RunRecord, name: tuple[str, str], own: list[BlockRecord], in_hand: bool
-) -> Capacity:
+def _capacity(directory: RunDir, run: RunRecord, name: tuple[str, str], least: float) -> Capacity:
+    own = cell(run, *name)
     seen = {block.number: look(directory, run, block) for block in own if block.state == "finished"}
     tried = trials(run, own, seen)
     found = interval(tried)
+    exhausted = bool(tried) and next_rate(tried, 0, least) is None
     at_high = [
         seen[block.number][0]
         for block in own
@@ -43,16 +41,21 @@ def _capacity(
         high_blocks=len(at_high),
         undecided=found.undecided,
         not_measured=found.blind,
-        limit=_limit(found, own, at_high),
+        limit=_limit(found, own, at_high, exhausted),
         cpu_share=_median([one.cpu_share for one in at_high]),
         running_at_once=_median([one.running_end for one in at_high]),
-        ended=_ended(tried, own, in_hand),
+        ended=_ended(own, exhausted, over=name in run.searched),
         curve=sorted(_curve(run, own, seen), key=lambda point: (point.rate, point.block)),
     )
 
 
-def _limit(found: Interval, own: list[BlockRecord], at_high: list[Sustained]) -> Limit:
-    """Return what was the limit in all blocks at the high end; where there is none, whether the generator was."""
+def _limit(found: Interval, own: list[BlockRecord], at_high: list[Sustained], exhausted: bool) -> Limit:
+    """Return what was the limit in all blocks at the high end; where there is none, whether the generator was.
+
+    It was where nothing else has ended the search, neither the time nor rates that held once and failed once.
+    """
+    if found.high is None and (found.undecided or not exhausted):
+        return "not known"
     if found.high is None:
         blind = [block for block in own if block.rate in found.blind]
         return "generator" if any(block.valid or by_generator(block.why) for block in blind) else "not known"
@@ -65,12 +68,10 @@ def _median(figures: list[float | None]) -> float | None:
     return stats.median(known) if known else None
 
 
-def _ended(
-    tried: list[Trial], own: list[BlockRecord], in_hand: bool
-) -> Literal["narrow", "interrupted", "failed", "time"]:
-    if tried and next_rate(tried, guess=0) is None:
+def _ended(own: list[BlockRecord], exhausted: bool, over: bool) -> Literal["narrow", "interrupted", "failed", "time"]:
+    if exhausted:
         return "narrow"
-    if in_hand:
+    if not over:
         return "interrupted"
     return "failed" if own and all(block.state == "failed" for block in own) else "time"
 

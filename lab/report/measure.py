@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 
 from lab.globs import no_glob
+from lab.ledger import DONE
 from lab.report.backlog import BlockBacklog, backlog
 from lab.report.beside import Waited, beside_faults
 from lab.report.recovery import ready_again, recoveries
@@ -40,7 +41,7 @@ class BlockMeasures:
     @property
     def done(self) -> int:
         """How many tasks of the window were done by the end of the drain."""
-        return sum(row["in_time"] for row in self.fates if row["fate"] in ("done", "duplicated", "recovered"))
+        return sum(row["in_time"] for row in self.fates if row["fate"] in DONE)
 
 
 REQUESTS = """
@@ -62,16 +63,17 @@ REQUESTS = """
     FROM seen GROUP BY GROUPING SETS ((route), ()) HAVING count(*) > 0
 """
 
-# A task whose request was never made belongs to no window: it counts, under no route. What ended only when the drain
-# was over, in the time that a process got to stop, was not done by the horizon: its fate is done, its time is infinite.
+# A task whose request was never made belongs to no window: it counts, under no route. One that ended otherwise than
+# done has no time to done, however fast it failed. Nor has what ended only when the drain was over, in the time that a
+# process got to stop: its fate is done, but not by the horizon.
 TASKS = """
     WITH steps AS (
         SELECT *, lag(ended_ns) OVER (PARTITION BY request_id ORDER BY position) AS before_ns
         FROM read_parquet($file) WHERE phase = 'window' OR request_id IS NULL),
     seen AS (
         SELECT coalesce(route, 'none') AS route, fate, request_outcome = 'acknowledged' AS told,
-               if(ended_ns <= $drained_ns, (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE) AS done_ms,
-               coalesce(ended_ns <= $drained_ns, false) AS in_time,
+               coalesce(ended_ns <= $drained_ns, false) AND fate IN $done AS in_time,
+               if(in_time, (ended_ns - intended_ns) / 1e6, 'inf'::DOUBLE) AS done_ms,
                CASE WHEN started_ns IS NULL AND fate IN ('pending', 'stranded', 'lost') THEN 'inf'::DOUBLE
                     ELSE greatest(0, started_ns - if(position > 0, before_ns, accepted_ns)) / 1e6 END AS wait_ms
         FROM steps)
@@ -80,7 +82,7 @@ TASKS = """
            quantile_disc(done_ms, 0.95) FILTER (told) AS done_p95_ms,
            quantile_disc(wait_ms, 0.5) FILTER (told) AS queue_wait_p50_ms,
            quantile_disc(wait_ms, 0.95) FILTER (told) AS queue_wait_p95_ms,
-           count_if(in_time AND fate IN ('done', 'duplicated', 'recovered')) / $elapsed_s AS goodput_per_s,
+           count_if(in_time) / $elapsed_s AS goodput_per_s,
            histogram(fate) AS fates
     FROM seen GROUP BY GROUPING SETS ((route), ()) HAVING count(*) > 0
 """
@@ -119,7 +121,8 @@ def measure(folder: Path, block: BlockRecord) -> BlockMeasures:
         limits = {"file": requests, "timed_out_ns": TIMED_OUT_NS, "for_p99": REQUESTS_FOR_P99}
         routes = _by(db, "route", REQUESTS, stream="load", **limits)
         drained = {"file": tasks, "drained_ns": end_ns}
-        for route, row in _by(db, "route", TASKS, elapsed_s=max(1, end_ns - start_ns) / 1e9, **drained).items():
+        elapsed_s = max(1, end_ns - start_ns) / 1e9
+        for route, row in _by(db, "route", TASKS, elapsed_s=elapsed_s, done=DONE, **drained).items():
             if route in routes:
                 routes[route] = {**routes[route], **row}
         bystanders = _by(db, "route", REQUESTS, stream="bystander", **limits)

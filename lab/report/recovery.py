@@ -17,13 +17,13 @@ from pathlib import Path
 import duckdb
 
 from lab.globs import no_glob
+from lab.ledger import DONE
 from lab.rundir import Injection, read_faults
 
 SLOW = 3
 SLOW_AT_LEAST_MS = 250
 QUIET_NS = 1_000_000_000
 BEFORE_NS = 500_000_000
-DONE = ["done", "duplicated", "recovered"]
 
 DISTURBED = """
     WITH work AS (

@@ -87,6 +87,8 @@ def test_the_interval_contains_what_the_server_can_do(tmp_path: Path, monkeypatc
 
     cut_off, kept = fresh[-1], record.blocks[:-1]
     record.blocks, record.interrupted = [*kept, cut_off.model_copy(update={"state": "planned", "valid": None})], True
+    assert record.searched == [("one-slot", "blocking")]
+    record.searched = []
     directory.write(record)
     assert compare.conclude(directory, console, as_json=False) == COULD_NOT_MEASURE
     assert json.loads((path / "summary.json").read_text())["capacities"][0]["ended"] == "interrupted"
@@ -97,6 +99,7 @@ def test_the_interval_contains_what_the_server_can_do(tmp_path: Path, monkeypatc
     assert again.blocks[: len(kept)] == kept
     assert again.blocks[len(kept)].rate == cut_off.rate
     assert not again.interrupted
+    assert again.searched == [("one-slot", "blocking")]
 
 
 def assert_contains_the_known_capacity(path: Path) -> None:

@@ -52,6 +52,8 @@ def run_lab(
         (["capacity", "--contender", "inline", "--slo-errors", "nan"], "--slo-errors nan"),
         (["capacity", "--contender", "inline", "--slo-errors", "1"], "--slo-errors 1"),
         (["capacity", "--contender", "inline", "--budget", "2"], "--budget 2"),
+        (["capacity", "--contender", "inline", "--duration", "600", "--budget", "30"], "--budget 30"),
+        (["capacity", "--contender", "inline", "--seconds", "5"], "--seconds 5"),
         (["report", "no-such-run"], "no-such-run"),
         (["report", "README.md"], "README.md is not a run directory"),
         (["resume", "no-such-run"], "no-such-run"),

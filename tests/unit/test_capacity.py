@@ -11,10 +11,12 @@ from lab.capacity import (
     MOST_PER_S,
     PRECISION,
     REPEATS,
+    REQUESTS_AT_LEAST,
     Interval,
     Trial,
     guess_from_ramp,
     interval,
+    least_rate,
     next_rate,
     start_of_ramp,
 )
@@ -23,10 +25,10 @@ from lab.capacity import (
 Contender = Callable[[float], bool | None]
 
 
-def searched(contender: Contender, guess: float, most: int = 60) -> list[Trial]:
+def searched(contender: Contender, guess: float, most: int = 60, least: float = LEAST_PER_S) -> list[Trial]:
     """Search to the end, or for so many blocks."""
     trials: list[Trial] = []
-    while len(trials) < most and (rate := next_rate(trials, guess)) is not None:
+    while len(trials) < most and (rate := next_rate(trials, guess, least)) is not None:
         trials.append(Trial(rate, contender(rate)))
     return trials
 
@@ -134,11 +136,12 @@ def test_nothing_but_voids_ends() -> None:
 
 
 def test_one_that_never_holds_is_below_the_least_rate_tried() -> None:
-    """The search ends, with an upper end only."""
+    """The search ends, with an upper end only, of as many blocks as any other."""
     trials = searched(lambda _rate: False, guess=50)
     found = interval(trials)
     assert found.low is None
-    assert LEAST_PER_S <= (found.high or 0) < 2 * LEAST_PER_S
+    assert found.high == LEAST_PER_S
+    assert [trial.rate for trial in trials].count(LEAST_PER_S) == REPEATS
 
 
 def test_one_that_always_holds_is_above_the_highest_rate_tried() -> None:
@@ -164,3 +167,14 @@ def test_a_ramp_begins_well_below_one_slot() -> None:
     assert start_of_ramp(0.1) == 5
     assert start_of_ramp(60) == LEAST_PER_S
     assert start_of_ramp(0.001) == start_of_ramp(0) == 50
+
+
+@pytest.mark.parametrize("window_s", [1, 8, 600])
+def test_no_rate_is_tried_under_which_a_window_would_be_empty(window_s: float) -> None:
+    """However long the tasks are and wherever the search looks; and the lowest is tried in two blocks, as any end."""
+    least = least_rate(window_s)
+    assert least * window_s >= REQUESTS_AT_LEAST
+    assert start_of_ramp(60, least) >= least
+    trials = searched(lambda _rate: False, guess=0, least=least)
+    assert min(trial.rate for trial in trials) * window_s >= REQUESTS_AT_LEAST
+    assert [trial.rate for trial in trials] == [trials[0].rate] * REPEATS

@@ -51,6 +51,11 @@ def add(
     return block
 
 
+def over(run: tuple[RunDir, RunRecord], *contenders: str) -> None:
+    """Write down that the searches of these contenders are over."""
+    run[1].searched += [(contender, "blocking") for contender in contenders]
+
+
 def reported(run: tuple[RunDir, RunRecord]) -> tuple[Summary, dict[str, Capacity]]:
     """Write the run and its report; return the summary, and its capacities by contender."""
     directory, record = run
@@ -92,6 +97,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     add(run, "fast", 19, slots=40)
     add(run, "fast", 20.5, void=LATE)
     add(run, "fast", 20.5, void=LATE)
+    over(run, "slow", "busy", "fast")
     summary, found = reported(run)
     return Searched(run, summary, found, texts(run, summary))
 
@@ -153,16 +159,34 @@ def test_rates_that_disagree_are_said(tmp_path: Path) -> None:
 def test_a_broken_slo_under_a_late_generator_decides_nothing(tmp_path: Path) -> None:
     """Whoever was late may have broken it; where it held in spite of that, it held."""
     made = new_run(tmp_path / "run", ["one"])
-    for rate, lag_ms in ((9, 13.0), (12, 13.0), (12, 12.0)):
+    for rate, lag_ms in ((9.9, 13.0), (9.9, 13.0), (10.8, 13.0), (10.8, 12.0)):
         add(made, "one", rate).instrument["loop_lag_p99_ms"] = lag_ms
     summary, found = reported(made)
-    assert (found["one"].low, found["one"].high, found["one"].high_blocks) == (9, 12, 1)
-    assert [point.broken for point in found["one"].curve] == [[], None, ["backlog grows"]]
+    assert (found["one"].low, found["one"].high, found["one"].high_blocks) == (9.9, 10.8, 1)
+    assert [point.broken for point in found["one"].curve] == [[], [], None, ["backlog grows"]]
     assert "generator late" in texts(made, summary)[1]
     made[1].blocks[-1].instrument["loop_lag_p99_ms"] = 13.0
     found = reported(made)[1]
-    assert (found["one"].low, found["one"].high, found["one"].not_measured) == (9, None, [12])
+    assert (found["one"].low, found["one"].high, found["one"].not_measured) == (9.9, None, [10.8])
     assert found["one"].limit == "generator"
+
+
+@pytest.mark.parametrize("undecided", [False, True])
+def test_the_generator_is_no_limit_where_something_else_ended_the_search(tmp_path: Path, undecided: bool) -> None:
+    """The time, before anything between 9 and 40 was tried; or a rate that held once and failed once."""
+    made = new_run(tmp_path / "run", ["one"])
+    add(made, "one", 9.9)
+    add(made, "one", 9.9)
+    if undecided:
+        add(made, "one", 10.8, slots=2)
+        add(made, "one", 10.8)
+    add(made, "one", 11.5 if undecided else 40, void=LATE)
+    add(made, "one", 11.5 if undecided else 40, void=LATE)
+    over(made, "one")
+    summary, found = reported(made)
+    assert (found["one"].low, found["one"].high, found["one"].limit) == (9.9, None, "not known")
+    assert found["one"].ended == ("narrow" if undecided else "time")
+    assert "could not send more" not in " ".join(summary.sentences)
 
 
 def test_blocks_at_the_upper_end_that_met_different_limits_leave_it_unknown(tmp_path: Path) -> None:
@@ -178,13 +202,16 @@ def test_an_interrupted_search_says_what_is_missing(tmp_path: Path) -> None:
     """The search in hand and those not begun were interrupted; those before it had used their time up."""
     made = directory, record = new_run(tmp_path / "run", ["before", "in-hand", "after"])
     add(made, "before", 9)
+    over(made, "before")
     add(made, "in-hand", 9)
     record.blocks.append(
         record.blocks[-1].model_copy(update={"number": 3, "rate": 9.8, "state": "planned", "valid": None})
     )
+    killed = reported(made)[1]
     record.interrupted = True
     summary, found = reported(made)
-    assert [found[name].ended for name in ("before", "in-hand", "after")] == ["time", "interrupted", "interrupted"]
+    for each in (killed, found):
+        assert [each[name].ended for name in ("before", "in-hand", "after")] == ["time", "interrupted", "interrupted"]
     assert "after` under blocking: not known; the search was interrupted" in " ".join(summary.sentences)
     assert any("1 of 3 blocks are missing (3: in-hand, blocking, 9.8/s)" in line for line in summary.limitations)
     assert exit_status(directory.read()) == COULD_NOT_MEASURE
@@ -205,11 +232,18 @@ def test_the_exit_status_asks_for_a_valid_fresh_block_of_every_search(tmp_path: 
 
 
 def test_what_is_left_of_an_interrupted_search(tmp_path: Path) -> None:
-    """The search in hand and those after it, and one of which all blocks failed: `lab resume` has dropped these."""
+    """The search in hand and those after it, and one of which all blocks failed: `lab resume` has dropped these.
+
+    One that it has taken up again, in the middle, is left as long as nobody has written that it is over.
+    """
     made = new_run(tmp_path / "run", ["one", "two", "three", "four"])
     assert [contender.name for contender, _ in cells_left(made[1])] == ["one", "two", "three", "four"]
     add(made, "one", 9)
     add(made, "three", 9)
+    over(made, "one", "two")
+    assert [contender.name for contender, _ in cells_left(made[1])] == ["two", "three", "four"]
+    made[1].searched.remove(("two", "blocking"))
+    add(made, "two", None)
     assert [contender.name for contender, _ in cells_left(made[1])] == ["two", "three", "four"]
 
 

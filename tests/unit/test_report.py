@@ -239,6 +239,22 @@ def test_what_ends_after_the_drain_was_not_done_in_time(tmp_path: Path) -> None:
     assert row.goodput_per_s.median == pytest.approx(3 / ((horizon_ns - start_ns) / 1e9))
 
 
+def test_tasks_that_failed_never_look_fast(tmp_path: Path) -> None:
+    """A job that raises at once is no faster than one that does its work: it is never done."""
+    block = Block("inline")
+    for _ in range(10):
+        (task,) = block.request("POST /action")
+        block.event(task, "write_log", "accepted", block.api)
+        block.event(task, "write_log", "started", block.api)
+        block.event(task, "write_log", "failed", block.api)
+    directory, run = RunDir(tmp_path), empty_run(plan(["inline"], 1))
+    finish(directory, run.blocks[0], block)
+    directory.write(run)
+    (row,) = (row for row in report.write(tmp_path).routes if row.route == "all")
+    assert row.fates["failed"] == row.tasks == 10
+    assert (row.done_p50_ms.median, row.done_p95_ms.median, row.goodput_per_s.median) == (math.inf, math.inf, 0)
+
+
 def test_others_on_the_contenders_cpus_are_told(tmp_path: Path) -> None:
     """Above 5 %, with how many blocks it was and the worst of them; those of fault blocks cannot be told."""
     directory, run = RunDir(tmp_path), empty_run(plan(["inline"], 3))

@@ -1,11 +1,14 @@
 """What a window says of the SLO and of what set the limit, on contenders with a known number of slots."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from lab.rundir import Slo
+from lab.search import work_to_do
 from lab.sustained import Sustained, Window, broken, limit_of, sustained
 from tests.blockmaker import MS, REQUEST_COLUMNS, write_parquet
 from tests.queuemaker import END_NS, START_NS, WINDOW_S, queue_block
@@ -38,6 +41,17 @@ def test_a_backlog_grows_just_above_the_slots_and_not_just_below(tmp_path: Path,
     above = seen(queue_block(tmp_path / "above", 1.1 * carried, slots), 1.1 * carried)
     assert broken(below, Slo(), WINDOW_S) == []
     assert broken(above, Slo(), WINDOW_S) == ["backlog grows"]
+
+
+@pytest.mark.parametrize("task_s", [0.1, 2, 4.5])
+def test_no_backlog_grows_where_there_are_slots_to_spare(tmp_path: Path, task_s: float) -> None:
+    """However long the tasks are: the warm-up of a search is long enough for the first of them to have ended."""
+    (load,) = work_to_do(["io"], task_s, WINDOW_S)
+    found = seen(queue_block(tmp_path, 20, 1_000, task_s, warmup_s=load.warmup_s), 20)
+    assert found.requests == 20 * WINDOW_S
+    assert not found.grows(WINDOW_S)
+    if task_s > WINDOW_S / 4:
+        assert seen(queue_block(tmp_path, 20, 1_000, task_s), 20).grows(WINDOW_S)
 
 
 def test_each_limit_of_the_slo_is_named(tmp_path: Path) -> None:
@@ -83,6 +97,30 @@ def test_a_busy_cpu_is_the_limit_whatever_the_slots_are(tmp_path: Path) -> None:
     folder = queue_block(tmp_path, 44, 4, busy=0.95)
     assert limit_of(seen(folder, 44)) == "cpu"
     assert limit_of(seen(folder, 44, cpus=2)) == "slots"
+
+
+def test_slots_are_no_limit_where_one_process_uses_a_whole_cpu(tmp_path: Path) -> None:
+    """More threads in it would help nobody, however idle the other CPUs are."""
+    folder = queue_block(tmp_path, 44, 4, busy=1.9)
+    assert limit_of(seen(folder, 44, cpus=4)) == "not known"
+
+
+def test_slots_are_no_limit_where_others_use_what_the_cpu_has_left(tmp_path: Path) -> None:
+    """A contender that cannot have the CPU shows nothing of its slots."""
+    found = seen(queue_block(tmp_path, 44, 4, busy=0.75), 44)
+    assert limit_of(found) == "slots"
+    assert limit_of(replace(found, others_share=0.2)) == "not known"
+
+
+def test_a_task_that_failed_has_no_time_to_done(tmp_path: Path) -> None:
+    """However fast it did: whoever asked for the work waits for ever."""
+    folder = queue_block(tmp_path, rate=20, slots=4)
+    with duckdb.connect() as db:
+        db.execute(f"CREATE TABLE tasks AS SELECT * REPLACE ('failed' AS fate) FROM '{folder / 'tasks.parquet'}'")
+        db.execute(f"COPY tasks TO '{folder / 'tasks.parquet'}' (FORMAT parquet)")
+    found = seen(folder, rate=20)
+    assert (found.done_p95_s, found.goodput_per_s) == (math.inf, 0)
+    assert broken(found, Slo(), WINDOW_S) == ["time to done"]
 
 
 def test_where_nothing_is_full_the_limit_is_not_known(tmp_path: Path) -> None:
