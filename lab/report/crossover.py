@@ -58,7 +58,7 @@ class Square:
         c = self.comparison
         if c.ratio is None or c.low is None or c.high is None:
             alone = c.ratios[0] if len(c.ratios) == 1 and c.verdict != "unknown" else None
-            return f"ratio {words.number(alone)}" if alone and alone < math.inf else _why(c)
+            return f"ratio {words.number(alone)}" if alone and alone < math.inf else self._why()
         figures = (c.ratio, c.low, c.high) if self.winner != c.other else (1 / c.ratio, 1 / c.high, 1 / c.low)
         ratio, low, high = map(words.number, figures)
         return f"{'×' if self.winner else 'ratio '}{ratio} ({low}–{high})"
@@ -73,6 +73,17 @@ class Square:
         kind = ratios[0] if len(set(ratios)) == 1 else 1.0
         return kinds.get(kind, set())
 
+    def _why(self) -> str:
+        """Return in a few characters why nothing is known of the cell."""
+        c = self.comparison
+        figures = {c.baseline: c.baseline_figure, c.other: c.other_figure}
+        infinite = (
+            self.fails if "infinite" in c.reason else {name for name, figure in figures.items() if figure == math.inf}
+        )
+        if infinite:
+            return "both infinite" if len(infinite) == 2 else f"{min(infinite)} infinite"
+        return "infinite in some rounds" if "infinite" in c.reason else _several(len(c.rounds), "round")
+
     @property
     def percent(self) -> int:
         """How strong the colour is: by how much one contender won, on a logarithmic scale."""
@@ -80,19 +91,6 @@ class Square:
             return 0
         strength = min(1.0, abs(math.log(self.comparison.ratio)) / math.log(STRONGEST))
         return round(FAINT_PERCENT + strength * (STRONG_PERCENT - FAINT_PERCENT))
-
-
-def _infinite(comparison: Comparison) -> list[str]:
-    """Return the contenders whose figure is infinite."""
-    figures = {comparison.baseline: comparison.baseline_figure, comparison.other: comparison.other_figure}
-    return [name for name, figure in figures.items() if figure == math.inf]
-
-
-def _why(comparison: Comparison) -> str:
-    """Return in a few characters why nothing is known of a cell."""
-    if infinite := _infinite(comparison):
-        return "both infinite" if len(infinite) == 2 else f"{infinite[0]} infinite"
-    return "infinite in a round" if "infinite" in comparison.reason else _several(len(comparison.rounds), "round")
 
 
 @dataclass(frozen=True)
@@ -214,8 +212,8 @@ def _counted(squares: list[Square]) -> str:
     kinds = [square.headline for square in squares if not square.winner]
     others = [(f"{kind} in", kinds.count(kind)) for kind in ("not significant", "no verdict", "unknown")]
     counted = ", ".join(f"{what} {count}" for what, count in won + [one for one in others if one[1]])
-    alone = [_infinite(square.comparison) for square in squares if square.headline == "unknown"]
-    failing = [f"in {alone.count([name])} only `{name}` infinite" for name in names if [name] in alone]
+    alone = [square.fails for square in squares]
+    failing = [f"in {alone.count({name})} only `{name}` infinite" for name in names if {name} in alone]
     return counted + (f" ({', '.join(failing)})" if failing else "")
 
 

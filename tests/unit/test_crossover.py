@@ -179,6 +179,15 @@ def test_a_rule_is_judged_by_verdicts_and_by_who_fails_always(summary: Summary, 
     assert f"response time – {says}" in crossover.sentences(changed)[1]
 
 
+def test_the_count_and_the_rule_agree_on_who_fails(summary: Summary) -> None:
+    """Whoever is infinite in most rounds has no figure, but may win in another: neither sentence counts it so."""
+    mostly = {"verdict": "unknown", "reason": "infinite figures: …", "ratio": None, "low": None, "high": None,
+              "ratios": [1.0, 0.0, 0.0, 0.0, 0.0], "baseline_figure": math.inf}  # fmt: skip
+    changed = summary.model_copy(update={"comparisons": [c.model_copy(update=mostly) for c in summary.comparisons]})
+    assert {square.detail for one in maps(changed) for square in one.squares} == {"infinite in some rounds"}
+    assert not any("only" in sentence for sentence in crossover.sentences(changed))
+
+
 def test_a_rule_is_judged_for_each_kind_of_work_too(summary: Summary) -> None:
     """Tasks that compute, in the last cell, are another matter than those that await."""
     last = summary.cells[-1].model_copy(update={"probe_work": "cpu"})
