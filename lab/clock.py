@@ -1,34 +1,58 @@
 """The clocks and the CPU time that others took: what can go wrong with time while a block runs."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import psutil
 
 
-def steal_seconds() -> float:
-    """Return the CPU seconds that the hypervisor gave to others since the boot; 0 where it cannot be told."""
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))
-
-
 @dataclass(frozen=True)
 class ClockReading:
-    """The wall clock, the monotonic clock and the stolen CPU time at one moment."""
+    """The wall clock and the monotonic clock at one moment."""
 
     wall_ns: int
     monotonic_ns: int
-    stolen_s: float
 
     @classmethod
     def now(cls) -> "ClockReading":
-        """Read them all."""
-        return cls(time.time_ns(), time.monotonic_ns(), steal_seconds())
+        """Read both."""
+        return cls(time.time_ns(), time.monotonic_ns())
 
-    def until(self, later: "ClockReading", cpus: int) -> dict[str, float]:
-        """Return what happened between two readings: ``clock_step_ms`` and ``steal_share`` of ``cpus`` CPUs."""
-        elapsed_ns = later.monotonic_ns - self.monotonic_ns
-        step_ns = (later.wall_ns - self.wall_ns) - elapsed_ns
-        return {
-            "clock_step_ms": step_ns / 1e6,
-            "steal_share": (later.stolen_s - self.stolen_s) / (elapsed_ns / 1e9 * cpus),
-        }
+    def step_ms(self, later: "ClockReading") -> float:
+        """Return by how much the wall clock moved against the monotonic clock between two readings."""
+        return ((later.wall_ns - self.wall_ns) - (later.monotonic_ns - self.monotonic_ns)) / 1e6
+
+
+@dataclass(frozen=True)
+class StealReading:
+    """For how long the hypervisor has given some CPUs to others since the boot, at one moment; 0 where none tells."""
+
+    cpus: Sequence[int]
+    t_ns: int
+    stolen_s: float
+
+    @classmethod
+    def now(cls, cpus: Sequence[int]) -> "StealReading":
+        """Read it of these CPUs, and of no other."""
+        each = enumerate(psutil.cpu_times(percpu=True))
+        stolen_s = sum(float(getattr(times, "steal", 0.0)) for cpu, times in each if cpu in cpus)
+        return cls(cpus, time.monotonic_ns(), stolen_s)
+
+    def share_until(self, later: "StealReading") -> float:
+        """Return which share of the time of these CPUs was taken between two readings."""
+        return (later.stolen_s - self.stolen_s) / ((later.t_ns - self.t_ns) / 1e9 * len(self.cpus))
+
+
+def steal_share(readings: Sequence[StealReading], start_ns: int, end_ns: int) -> float | None:
+    """Return which share of the CPUs' time was taken between two moments; None where nobody looked then.
+
+    ``readings`` are in the order of their times. What was taken between two of them is taken to be spread evenly.
+    """
+    looked_ns, taken_ns = 0, 0.0
+    for one, following in pairwise(readings):
+        within_ns = max(0, min(following.t_ns, end_ns) - max(one.t_ns, start_ns))
+        looked_ns += within_ns
+        taken_ns += within_ns * one.share_until(following)
+    return taken_ns / looked_ns if looked_ns else None

@@ -12,7 +12,7 @@ from typing import Literal
 
 import psutil
 
-from lab.clock import steal_seconds
+from lab.clock import StealReading
 from lab.environment import available_cpus
 from lab.stacks import engine
 from lab.stacks.supervisor import StackError
@@ -72,10 +72,10 @@ def pinning() -> Finding:
 
 
 def idleness() -> Finding:
-    """CPU time taken away or used by others while nothing of the lab runs."""
-    stolen, began = steal_seconds(), time.monotonic()
+    """CPU time taken away or used by others while nothing of the lab runs; taken of the CPUs that it may use."""
+    before = StealReading.now(available_cpus())
     busy = psutil.cpu_percent(interval=WATCHED_S)
-    steal = (steal_seconds() - stolen) / ((time.monotonic() - began) * (os.cpu_count() or 1))
+    steal = before.share_until(StealReading.now(before.cpus))
     if steal > MAX_STEAL:
         return Finding("bad", "idleness", f"{steal:.0%} of the CPU time is stolen by the hypervisor.")
     if busy > 20:

@@ -13,7 +13,7 @@ import duckdb
 
 from lab import ledger, load, validity
 from lab.broker_usage import BrokerMeter
-from lab.clock import ClockReading
+from lab.clock import ClockReading, steal_share
 from lab.contenders import THREADS
 from lab.drain import JournalTail, acknowledged_tasks, drain
 from lab.errors import LabError
@@ -222,11 +222,16 @@ class Experiment:
             before = ClockReading.now()
             resources, placement = folder / "resources.parquet", self.run.environment.placement
             cpus = [] if contender.url else placement.contender  # where one that runs already runs is not known
-            with Sampler(stack.roles, resources, cpus), Pulse(stack.shared_urls()) as pulse:
+            sampler = Sampler(stack.roles, resources, cpus, lab_cpus=self.run.environment.affinity)
+            with sampler, Pulse(stack.shared_urls()) as pulse:
                 settled = self._drive(block, folder, stack)
-            share = others_share(resources, block.window_start_ns or 0, block.window_end_ns or 0, len(cpus))
-            block.instrument |= pulse.seen() | ({} if share is None else {"others_share": share})
-            block.instrument |= before.until(ClockReading.now(), cpus=len(self.run.environment.affinity))
+            window = block.window_start_ns or 0, block.window_end_ns or 0
+            shares = {
+                "others_share": others_share(resources, *window, len(cpus)),
+                "steal_share": steal_share(sampler.steal, *window),
+            }
+            block.instrument |= {name: share for name, share in shares.items() if share is not None}
+            block.instrument |= pulse.seen() | {"clock_step_ms": before.step_ms(ClockReading.now())}
             self.progress.phase("stop")
             stack.stop(settled)
             stack.collect()

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 import duckdb
 import psutil
 
+from lab.clock import StealReading
 from lab.globs import no_glob
 from lab.priority import step_back
 
@@ -49,12 +50,21 @@ class Sampler:
     ``roles`` gives the processes to sample, each with all below it that have no role of their own. ``cpu_s`` is the
     CPU time of a process since its start, and of those of its ended children that were too short-lived to be sampled
     themselves, so the sum of the processes' increases is what a role has used. ``cpus`` have a row in each sweep too,
-    of the role ``cpus`` and without a pid: for how long they were busy, with whatever it was.
+    of the role ``cpus`` and without a pid: for how long they were busy, with whatever it was. ``lab_cpus`` are those
+    of which ``steal`` gets a reading at the beginning and with each sweep; it is not in the file.
     """
 
-    def __init__(self, roles: Callable[[], dict[int, str]], file: Path, cpus: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        roles: Callable[[], dict[int, str]],
+        file: Path,
+        cpus: Sequence[int] = (),
+        lab_cpus: Sequence[int] = (),
+    ) -> None:
         self.roles = roles
         self.cpus = cpus
+        self.lab_cpus = lab_cpus
+        self.steal: list[StealReading] = []
         self.file = file
         self.samples: list[Sample] = []
         self._known: dict[int, Known] = {}
@@ -62,6 +72,7 @@ class Sampler:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
 
     def __enter__(self) -> Self:
+        self._read_steal()
         self._sampling = self._thread.submit(self._run)
         return self
 
@@ -79,7 +90,12 @@ class Sampler:
             self.samples += self._sweep()
         self.samples += self._sweep()
 
+    def _read_steal(self) -> None:
+        if self.lab_cpus:
+            self.steal.append(StealReading.now(self.lab_cpus))
+
     def _sweep(self) -> list[Sample]:
+        self._read_steal()
         t_ns = time.monotonic_ns()
         present = dict(self._family())
         for pid in self._known.keys() - present.keys():

@@ -2,8 +2,8 @@
 
 What a contender does (a dead worker, an endless drain, refusals) is its result and never void. The rules are those of
 ``docs/method.md``. From the block's record they use ``instrument``: ``loop_lag_p99_ms``, ``workers`` and
-``workers_lost`` (from the last line of the samples), ``clock_step_ms`` and ``steal_share``, and what `lab.pulse` saw
-of the shared servers.
+``workers_lost`` (from the last line of the samples), ``clock_step_ms``, ``steal_share`` (`lab.clock`), and what
+`lab.pulse` saw of the shared servers.
 """
 
 import json

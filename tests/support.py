@@ -1,12 +1,15 @@
-"""What several tests need: waiting with a deadline, programs to put under the supervisor, a `docker` that fails."""
+"""What several tests need: waiting with a deadline, programs for the supervisor, stolen CPUs, a `docker` that fails."""
 
 import os
 import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
+import pytest
 
 # As Celery's prefork pool does, and worse: children that fork again, leave the session and ignore SIGTERM.
 TREE = """
@@ -64,6 +67,18 @@ def _is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def steal(monkeypatch: pytest.MonkeyPatch, cpus: int, stolen_s: Callable[[int], float]) -> None:
+    """Let psutil tell of so many CPUs how many seconds were stolen of each since the boot; all else is as it is."""
+    told = psutil.cpu_times
+
+    def cpu_times(percpu: bool = False) -> Any:
+        here = [times._asdict() for times in told(percpu=True)]
+        each = [SimpleNamespace(**here[cpu % len(here)] | {"steal": stolen_s(cpu)}) for cpu in range(cpus)]
+        return each if percpu else SimpleNamespace(steal=sum(times.steal for times in each))
+
+    monkeypatch.setattr(psutil, "cpu_times", cpu_times)
 
 
 def docker_client(folder: Path, version: str, compose: str) -> str:

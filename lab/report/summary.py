@@ -271,7 +271,9 @@ class BlockFigures(Part):
     why: list[str]
     lateness_p99_ms: Figure = None
     loop_lag_p99_ms: Figure = None
-    steal_share: Figure = None
+    steal_share: Figure = Field(
+        default=None, description="of the CPUs that the lab may use, taken by the hypervisor in the window"
+    )
     others_share: Figure = Field(default=None, description="of the contender's CPUs, used by others in the window")
     unsent: int | None = None
 
