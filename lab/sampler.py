@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +39,7 @@ class Known:
         self.process = process
         self.parent = 0
         self.cpu_s = 0.0
-        self.ended_children_s = 0.0  # CPU time of children that had rows of their own
+        self.ended_children_s = 0.0  # CPU time of all below it that have ended and had rows of their own
         self.pss_bytes: int | None = None
         self.pss_due = 0.0
 
@@ -98,15 +98,26 @@ class Sampler:
         self._read_steal()
         t_ns = time.monotonic_ns()
         present = dict(self._family())
-        for pid in self._known.keys() - present.keys():
-            gone = self._known.pop(pid)
-            if gone.parent in self._known:
-                self._known[gone.parent].ended_children_s += gone.cpu_s
+        self._forget(self._known.keys() - present.keys())
         samples = [Sample(t_ns, "cpus", 0, busy_s(self.cpus), 0, None)] if self.cpus else []
         for pid, role in present.items():
             with suppress(psutil.Error, OSError):
                 samples.append(self._sample(t_ns, role, self._known[pid]))
         return samples
+
+    def _forget(self, pids: Set[int]) -> None:
+        """Forget processes that have ended.
+
+        Their time, and that of those below them that ended before, is now part of what the system tells of their
+        nearest ancestor that lives on, whichever of them ended first.
+        """
+        gone = {pid: self._known.pop(pid) for pid in pids}
+        for one in gone.values():
+            parent = one.parent
+            while parent in gone:
+                parent = gone[parent].parent
+            if parent in self._known:
+                self._known[parent].ended_children_s += one.cpu_s + one.ended_children_s
 
     def _family(self) -> Iterator[tuple[int, str]]:
         """Yield pid and role of every process, and see to it that each is known."""

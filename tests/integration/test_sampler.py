@@ -27,6 +27,19 @@ subprocess.run([sys.executable, "-c", {burn_until!r}])
 print("burnt")
 signal.pause()
 """
+# A child and a grandchild, which burns until a file is there; the child goes on until another is there.
+THREE_LEVELS = """
+import signal, subprocess, sys
+print("ready")
+subprocess.run([sys.executable, "-c", {middle!r}])
+print("burnt")
+signal.pause()
+"""
+MIDDLE = """
+import pathlib, subprocess, sys, time
+subprocess.run([sys.executable, "-c", {leaf!r}])
+while not pathlib.Path({seen!r}).exists(): time.sleep(0.01)
+"""
 
 
 @pytest.fixture
@@ -66,6 +79,31 @@ def test_a_tree_is_counted_whole_and_once(own: Supervisor, tmp_path: Path) -> No
     total_s = truth.user + truth.system + truth.children_user + truth.children_system
     assert total_s > 1.8
     assert used(tmp_path / "resources.parquet")["api"] == pytest.approx(total_s, abs=0.05)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_grandchild_is_counted_once(own: Supervisor, tmp_path: Path, together: bool) -> None:
+    """Whether its parent is seen to live on when it has ended, or both have ended at the next look."""
+    leaf_may_end, middle_may_end = tmp_path / "leaf", tmp_path / "middle"
+    middle = MIDDLE.format(leaf=BURN_UNTIL.format(seen=str(leaf_may_end)), seen=str(middle_may_end))
+    root = start(own, "root", THREE_LEVELS.format(middle=middle), tmp_path / "log")
+    with Sampler(lambda: {root.pid: "api"}, tmp_path / "resources.parquet") as sampler:
+
+        def seen() -> list[tuple[int, float]]:
+            """Return pid and CPU time of each process at the last look."""
+            samples = list(sampler.samples)
+            return [(s.pid, s.cpu_s) for s in samples if s.t_ns == samples[-1].t_ns]
+
+        assert until(lambda: len(seen()) == 3 and max(cpu_s for _, cpu_s in seen()) > 1, within_s=60)
+        if together:
+            middle_may_end.touch()
+        leaf_may_end.touch()
+        assert together or until(lambda: len(seen()) == 2)
+        middle_may_end.touch()
+        assert until(lambda: "burnt" in (tmp_path / "log").read_text(), within_s=30)
+    truth = psutil.Process(root.pid).cpu_times()
+    total_s = truth.user + truth.system + truth.children_user + truth.children_system
+    assert used(tmp_path / "resources.parquet")["api"] == pytest.approx(total_s, abs=0.2)
 
 
 def test_a_role_inside_another_is_not_counted_twice(own: Supervisor, tmp_path: Path) -> None:
