@@ -1,14 +1,16 @@
 """Each rule that voids a block, provoked in a real one; and what a contender does wrong, which voids nothing.
 
-Elsewhere, in real blocks or under a real load as well: journal and effects that differ (``test_defects.py``), a lost
-Locust worker (``test_shared_schedule.py``), a journal of another clock (``test_own_apps.py``).
+Elsewhere, in real blocks as well: journal and effects that differ (``test_defects.py``), a journal of another clock
+(``test_own_apps.py``).
 """
 
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -25,6 +27,7 @@ from lab.faults import FAULTS, Fault
 from lab.rundir import BlockRecord, ContenderRecord, RunDir
 from lab.stacks import local
 from lab.stacks.local import Servers
+from lab.stacks.servers import MailSink, free_port, wait_until_up
 from lab.stacks.stack import Stack
 from lab.stacks.supervisor import Supervisor
 from tests.realblocks import PLACEMENT, gets, load_of, measure_block, only
@@ -112,7 +115,7 @@ while True:
 @pytest.mark.alone
 @pytest.mark.skipif(not PLACEMENT.pinned, reason="this system cannot pin")
 def test_a_generator_without_its_cpu_is_late(shared: Servers, tmp_path: Path) -> None:
-    """Somebody else takes it from Locust again and again."""
+    """Somebody else takes it from Locust again and again; bystanders are sent late too."""
     burners: list[psutil.Popen] = []
 
     def burn() -> None:
@@ -122,13 +125,14 @@ def test_a_generator_without_its_cpu_is_late(shared: Servers, tmp_path: Path) ->
 
     try:
         with once_under_load(tmp_path, burn):
-            block, _ = measure_block(shared, tmp_path, CONSTANT, gets(rate=100, duration_s=2))
+            block, _ = measure_block(shared, tmp_path, CONSTANT, gets(rate=100, duration_s=2, bystanders=True))
     finally:
         for burner in burners:
             burner.kill()
             burner.wait()
     assert not block.valid
-    assert any("requests were sent late by" in why for why in block.why), block.why
+    for late in ("requests were sent late by", "bystanders were sent late by"):
+        assert any(late in why for why in block.why), block.why
 
 
 HOLDS_ITS_LOOP = """
@@ -159,6 +163,14 @@ def last_of_all(*address):
     return sock
 
 sender._open = last_of_all
+"""
+
+# Ends in order, with a last line still to be written.
+WITHOUT_LAST_LINE = """
+import os
+from loadtests.locustfile import *
+
+Recorder.close = lambda *_: os._exit(0)
 """
 
 
@@ -193,6 +205,28 @@ def test_what_the_generator_is_too_short_to_send_voids_the_block(
     assert not block.valid
     assert any("not sent although fewer than" in why for why in block.why), block.why
     assert outcomes(folder).keys() == {"acknowledged", "unsent"}
+
+
+def test_samples_without_a_last_line_void_the_block(shared: Servers, tmp_path: Path, locustfile: Path) -> None:
+    """Locust calls itself well; how late its loop ran is not known, nor what it had not written yet."""
+    locustfile.write_text(WITHOUT_LAST_LINE)
+    block, folder = measure_block(shared, tmp_path, CONSTANT, gets(rate=100))
+    assert (block.state, block.valid) == ("finished", False)
+    only(block.why, "The samples were cut off")
+    assert outcomes(folder)["acknowledged"] > 0
+
+
+def test_a_lost_locust_worker_voids_the_block(shared: Servers, tmp_path: Path) -> None:
+    """It is killed while it sends; what it was to send from then on has no answer."""
+
+    def kill_a_worker() -> None:
+        psutil.Process(shared.supervisor.children["locust"].pid).children()[0].kill()
+
+    with once_under_load(tmp_path, kill_a_worker):
+        block, folder = measure_block(shared, tmp_path, CONSTANT, gets(rate=50, duration_s=2), generators=2)
+    assert (block.state, block.valid) == ("finished", False)
+    only(block.why, "The load generator lost 1 of its 2 Locust workers")
+    assert outcomes(folder).keys() >= {"acknowledged", "indeterminate"}
 
 
 def test_samples_that_are_cut_off_are_no_block(shared: Servers, tmp_path: Path) -> None:
@@ -316,7 +350,61 @@ def test_a_postgresql_that_is_killed_takes_the_evidence_along(fragile: Servers, 
     assert "The rows of the block could not be read" in unread
 
 
+# Hangs up on whoever was silent for half a second; the lab asks once a second.
+IMPATIENT = """
+import asyncio, functools, pathlib, sys
+from lab.stacks import mailsink
+mailsink.SMTP = functools.partial(mailsink.SMTP, timeout=0.5)
+asyncio.run(mailsink.serve(int(sys.argv[1]), pathlib.Path(sys.argv[2])))
+"""
+
+
+def test_a_mail_sink_that_hangs_up_voids_the_block(shared: Servers, tmp_path: Path) -> None:
+    """Its process goes on, and takes new connections."""
+    port, file, log = free_port(), tmp_path / "mails.jsonl", tmp_path / "log"
+    command = [sys.executable, "-c", IMPATIENT, str(port), str(file)]
+    child = shared.supervisor.start("impatient", command, {}, log=log, cwd=PROJECT)
+    impatient = copy(shared)
+    impatient.mail = MailSink("impatient", f"smtp://127.0.0.1:{port}", "aiosmtpd", shared.supervisor, child, file)
+    try:
+        wait_until_up([child], port, lambda: socket.create_connection(("127.0.0.1", port)).close())
+        block, _ = measure_block(impatient, tmp_path, CONSTANT, gets(rate=50, duration_s=2))
+        assert child.runs()
+    finally:
+        impatient.mail.stop()
+    assert (block.state, block.valid) == ("finished", False)
+    assert "The mail sink was away: it hung up on the lab." in block.why
+
+
+# The journal
+
+
+def test_a_line_of_the_journal_that_cannot_be_read_voids_the_block(shared: Servers, tmp_path: Path) -> None:
+    """It comes among the others while the app writes these, and is half of one, as several writes leave it."""
+
+    def scribble() -> None:
+        (journal,) = tmp_path.glob("*/blocks/*/data/journal/*.jsonl")
+        with journal.open("ab") as lines:
+            lines.write(b'{"task_id": "6f0c\n')
+
+    with once_under_load(tmp_path, scribble):
+        scenario = load_of("action", rate=50, warmup_s=0.1, duration_s=1)
+        block, _ = measure_block(shared, tmp_path, KNOWN["inline"], scenario)
+    assert (block.state, block.valid) == ("finished", False)
+    assert any(why.startswith("1 lines of the journal cannot be read") for why in block.why), block.why
+
+
 # Faults
+
+
+def test_a_fault_for_which_the_window_is_too_short_voids_its_block(shared: Servers, tmp_path: Path) -> None:
+    """It is over before anybody can do something in it."""
+    short = {"faults": ["api-kill"], "injections": 1, "fault_duration_s": 1e-6}
+    block, folder = measure_block(shared, tmp_path, CONSTANT, gets(rate=50), **short)
+    assert (block.state, block.valid, block.injections) == ("finished", False, 0)
+    assert "The fault api-kill was never injected: the window is too short for it." in block.why
+    assert outcomes(folder).keys() == {"acknowledged"}
+
 
 # Serves as the constant server does, and takes no notice of SIGTERM.
 STUBBORN = """
