@@ -194,12 +194,15 @@ def limitations(run: RunRecord, calibration: Calibration | None) -> list[str]:
 
 def _instrument(calibration: Calibration | None) -> list[str]:
     if calibration is None:
-        return ["The instrument was not calibrated on this machine."]
+        return [
+            "No calibration of this machine lay beside this run: how far its instrument can be trusted is not "
+            "known here; `lab calibrate` under the same `--out` makes one."
+        ]
     verdicts = calibration.aa.wrong if calibration.aa else []
-    found = [] if calibration.on_known else ["The instrument was not tried on known latencies on this machine."]
+    found = [] if calibration.on_known else ["No calibration beside this run tried the instrument on known latencies."]
     for sentence in calibration.wrong:
         of = calibration.aa.run if calibration.aa and sentence in verdicts else calibration.run
-        found.append(f"The newest calibration of this machine ({of}) says: {sentence}")
+        found.append(f"The calibration of this machine ({of}) says: {sentence}")
     return found
 
 

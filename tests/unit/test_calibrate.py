@@ -15,7 +15,7 @@ from lab.calibration import FILE, cite
 from lab.compare import resume
 from lab.errors import UsageError
 from lab.known_servers import SERVERS, fate
-from lab.report.summary import Calibration, Generator, Latency
+from lab.report.summary import Calibration, Generator, Latency, Planted
 from lab.rundir import RunDir, RunRecord
 from tests.blockmaker import INSTRUMENT, REQUEST_COLUMNS, STATUS, write_parquet
 from tests.runmaker import empty_run, make_run, plan
@@ -151,6 +151,23 @@ def test_a_run_cites_the_newest_calibration_of_its_machine(calibration: Calibrat
     (out / "4-calibrate").mkdir()
     (out / "4-calibrate" / FILE).write_text('{"run": "4-calibrate"}')
     assert cited(out, run) == "2-calibrate"
+
+
+def test_a_calibration_that_judged_nothing_gives_way_to_an_older_one(calibration: Calibration, tmp_path: Path) -> None:
+    """One that found the instrument wrong does not; and where there is no other, it is cited all the same."""
+    out, run = tmp_path / "runs", empty_run(plan(["inline"], rounds=1))
+    missed = Planted(contender="inline", what="loss", planted=5, found=4, invented=0)
+    now = datetime.now(UTC)
+    void = calibrated(tmp_path / "void", "stall", void="The clock stepped.")
+    leave(out, "void", void, made_at=now)
+    assert cited(out, run) == "void-calibrate"
+    leave(out, "good", calibration, made_at=now - timedelta(hours=2))
+    assert cited(out, run) == "good-calibrate"
+    wrong = calibrated(tmp_path / "wrong", "constant", lambda exact_s: exact_s + 1)
+    leave(out, "wrong", wrong, made_at=now - timedelta(hours=1))
+    assert cited(out, run) == "wrong-calibrate"
+    leave(out, "missed", void, made_at=now - timedelta(minutes=30), planted=[missed])
+    assert cited(out, run) == "missed-calibrate"
 
 
 def test_a_run_without_a_calibration_cites_none(tmp_path: Path) -> None:
