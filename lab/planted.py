@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from typing import Any
 import duckdb
 
 from lab import ledger, validity
+from lab.clock import ClockReading
 from lab.report.summary import Planted
 from lab.rundir import BlockRecord
 
@@ -18,7 +20,8 @@ OF_EACH = 5
 # What is planted, and the fate that the ledger must then give.
 FATES = {"loss": "lost", "duplicate": "duplicated", "late recovery": "recovered"}
 ENDED_LATE_NS = 12_000_000_000
-CLOCK_STEPS_MS = (1_000.0, -1_000.0)
+SECOND_NS = 1_000_000_000
+CLOCK_STEPS_NS = (SECOND_NS, -SECOND_NS)
 
 Line = dict[str, Any]
 Known = Mapping[str, tuple[str, str]]  # fate and agreement of each task, by its id
@@ -131,10 +134,10 @@ def _anything_else(contender: str, whose: Mapping[str, str], before: Known, afte
 
 
 def _clock_steps(copy: Path, block: BlockRecord) -> Planted:
-    """Let the clock have stepped either way; what makes the block void besides that is invented."""
+    """Let the clock have stepped by a second either way; what makes the block void besides that is invented."""
     found = invented = 0
-    for step_ms in CLOCK_STEPS_MS:
-        stepped = block.model_copy(update={"instrument": block.instrument | {"clock_step_ms": step_ms}})
+    for step_ns in CLOCK_STEPS_NS:
+        stepped = block.model_copy(update={"instrument": block.instrument | _read_with_a_step(step_ns)})
         reasons = validity.judge(copy, stepped)
         told = sum(reason.startswith("The clock stepped") for reason in reasons)
         found += told == 1
@@ -142,7 +145,14 @@ def _clock_steps(copy: Path, block: BlockRecord) -> Planted:
     return Planted(
         contender=block.contender,
         what="clock step",
-        planted=len(CLOCK_STEPS_MS),
+        planted=len(CLOCK_STEPS_NS),
         found=found,
         invented=invented,
     )
+
+
+def _read_with_a_step(step_ns: int) -> dict[str, float]:
+    """Return what two readings of the clocks tell, a second apart, between which the wall clock has stepped."""
+    before = ClockReading.now()
+    after = replace(before, wall_ns=before.wall_ns + SECOND_NS + step_ns, monotonic_ns=before.monotonic_ns + SECOND_NS)
+    return before.until(after, cpus=1)

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from lab import ledger, validity
+from lab.clock import ClockReading
 from lab.ledger import AGREEMENTS, EFFECTS, FATES, Rules
 from lab.planted import plant_and_look
 from lab.report.summary import Planted
@@ -77,6 +79,20 @@ def test_a_ledger_that_invents_disagreement_is_found_out(settled: tuple[Path, Bl
     said = wrong(looked(settled, Rules(agreements={"unexplained": "true", **AGREEMENTS})))
     assert any(sentence.startswith("anything else: ") for sentence in said)
     assert "clock step: 2 were found that nobody had planted." in said
+
+
+def test_a_reading_of_the_clocks_that_misses_a_step_is_found_out(
+    settled: tuple[Path, BlockRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that tells seconds for milliseconds."""
+    until = ClockReading.until
+
+    def in_seconds(*given: Any, **named: Any) -> dict[str, float]:
+        told = until(*given, **named)
+        return told | {"clock_step_ms": told["clock_step_ms"] / 1_000}
+
+    monkeypatch.setattr(ClockReading, "until", in_seconds)
+    assert wrong(looked(settled)) == ["clock step: 0 of 2 were found."]
 
 
 def test_in_a_block_of_few_tasks_nothing_is_planted(tmp_path: Path) -> None:
