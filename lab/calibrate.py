@@ -5,7 +5,9 @@ what the schedule and the server's rule make it.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from lab.calibration import FILE
 from lab.compare import begin, conclude, measure, place_or_refuse
 from lab.contenders import fill, load_contenders
 from lab.environment import PROJECT
+from lab.errors import COULD_NOT_MEASURE, LabError
 from lab.generator import BOUNDS, GeneratorTrial, bounds_of_several, planned_generator_s, processes_to_try
 from lab.instrument_cost import CostTrial, planned_cost_s
 from lab.interrupt import Interrupt, Interrupted
@@ -52,6 +55,26 @@ CLOSED_LOOP_OVERHEAD_S = 3.0
 # In the files of whose blocks faults are planted.
 REAL = ["inline", "celery"]
 COST_TRIED_ON = ["inline"]
+
+
+@dataclass
+class Trials:
+    """What was found in the trials that come after the blocks, and which of them failed and why."""
+
+    closed_loops: dict[str, Latency] = field(default_factory=dict)
+    costs: list[Cost] = field(default_factory=list)
+    generators: list[Generator] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def one_of(self, what: str) -> Iterator[None]:
+        """Try something: where it fails, a sentence says why, and what was found before is kept."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except LabError as error:
+            self.failed.append(f"{what} could not be tried: {error}")
 
 
 def calibration_plan(seed: int) -> Plan:
@@ -94,7 +117,10 @@ def calibration_blocks(plan: Plan) -> list[BlockRecord]:
 
 
 def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
-    """Test the instrument in a new run directory under ``out``; return the exit status of the contract."""
+    """Test the instrument in a new run directory under ``out``; return the exit status of the contract.
+
+    That is 1 where a trial failed; what the others found is kept and reported.
+    """
     interrupt = Interrupt()
     placement = place_or_refuse(plan.stack)
     blocks = calibration_blocks(plan)
@@ -105,25 +131,29 @@ def calibrate(plan: Plan, out: Path, console: Console, as_json: bool) -> int:
     names = ", ".join(contender.name for contender in _known(plan))
     console.print(f"Servers of known latency: {names}. About {duration(planned_s)}. Seed {plan.seed}.", highlight=False)
     directory, run = begin(plan, blocks, placement, out)
+    trials = Trials()
     with directory.claim():
         measure(directory, run, interrupt, console)
         if not run.interrupted:
-            _conclude_calibration(directory, run, interrupt, console)
-    return conclude(directory, console, as_json)
+            _conclude_calibration(directory, run, trials, interrupt, console)
+    status = conclude(directory, console, as_json)
+    return COULD_NOT_MEASURE if trials.failed else status
 
 
-def _conclude_calibration(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> None:
+def _conclude_calibration(
+    directory: RunDir, run: RunRecord, trials: Trials, interrupt: Interrupt, console: Console
+) -> None:
     """Ask each server in a closed loop too, try what the instrument costs, and write down what all that says of it."""
     try:
         with off_the_contenders_cpus(run.environment.placement):
-            reported = _closed_loops(directory, run, interrupt, console)
-            costs = _costs(directory, run, interrupt, console)
-            generators = _generators(directory, run, interrupt, console)
+            _closed_loops(directory, run, trials, interrupt, console)
+            _costs(directory, run, trials, interrupt, console)
+            _generators(directory, run, trials, interrupt, console)
     except Interrupted:
         run.interrupted = True
         directory.write(run)
         return
-    directory.write_text(FILE, judge(directory, run, reported, costs, generators).model_dump_json(indent=2))
+    directory.write_text(FILE, judge(directory, run, trials).model_dump_json(indent=2))
 
 
 def _known(plan: Plan) -> list[ContenderRecord]:
@@ -131,20 +161,21 @@ def _known(plan: Plan) -> list[ContenderRecord]:
     return [contender for contender in plan.contenders if contender.name in SERVERS]
 
 
-# Locust's own closed loop
+# The trials after the blocks
 
 
-def _closed_loops(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> dict[str, Latency]:
-    """Return what Locust's closed loop reports of each server."""
-    reported = {}
-    with Supervisor(directory.path / "closed-loop") as supervisor:
-        for contender in _known(run.plan):
-            console.print(f"closed loop  {contender.name}", highlight=False)
-            for_s = run.plan.scenarios[0].duration_s
-            reported[contender.name] = _closed_loop(
+def _closed_loops(directory: RunDir, run: RunRecord, trials: Trials, interrupt: Interrupt, console: Console) -> None:
+    """Find what Locust's own closed loop reports of each server."""
+    for_s = run.plan.scenarios[0].duration_s
+    for contender in _known(run.plan):
+        console.print(f"closed loop  {contender.name}", highlight=False)
+        with (
+            trials.one_of(f"{contender.name} in a closed loop"),
+            Supervisor(directory.path / "closed-loop") as supervisor,
+        ):
+            trials.closed_loops[contender.name] = _closed_loop(
                 supervisor, contender, run.environment.placement, for_s, interrupt.check
             )
-    return reported
 
 
 def _closed_loop(
@@ -167,43 +198,34 @@ def _closed_loop(
     return Latency.model_validate(json.loads(reported.read_text())["latency"])
 
 
-def _costs(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> list[Cost]:
-    """Return what journal and sampler cost the contenders on which that is tried."""
-    costs: list[Cost] = []
+def _costs(directory: RunDir, run: RunRecord, trials: Trials, interrupt: Interrupt, console: Console) -> None:
+    """Find what journal and sampler cost the contenders on which that is tried."""
     for contender in run.plan.contenders:
         if contender.name in COST_TRIED_ON:
             console.print(f"cost  {contender.name}", highlight=False)
             with (
+                trials.one_of(f"What journal and sampler cost {contender.name}"),
                 Supervisor(directory.path / "cost") as supervisor,
                 Servers(supervisor, run.environment.placement) as servers,
             ):
-                costs += CostTrial(supervisor, servers, contender, interrupt.check).run(run.plan.seed)
-    return costs
+                trials.costs += CostTrial(supervisor, servers, contender, interrupt.check).run(run.plan.seed)
 
 
-def _generators(directory: RunDir, run: RunRecord, interrupt: Interrupt, console: Console) -> list[Generator]:
-    """Return how fast the load generator is by itself."""
-    placement = run.environment.placement
-    with Supervisor(directory.path / "generator") as supervisor:
+def _generators(directory: RunDir, run: RunRecord, trials: Trials, interrupt: Interrupt, console: Console) -> None:
+    """Find how fast the load generator is by itself."""
+    placement, found = run.environment.placement, trials.generators
+    with trials.one_of("The load generator alone"), Supervisor(directory.path / "generator") as supervisor:
         trial = GeneratorTrial(supervisor, placement, interrupt.check)
-        found: list[Generator] = []
         for processes in processes_to_try(placement):
             console.print(f"generator  {processes} process{'' if processes == 1 else 'es'}", highlight=False)
             bounds = bounds_of_several(BOUNDS, found[0], placement) if found else BOUNDS
             found.append(trial.run(processes, run.plan.seed, bounds))
-    return found
 
 
 # what all that says
 
 
-def judge(
-    directory: RunDir,
-    run: RunRecord,
-    reported: dict[str, Latency],
-    costs: list[Cost],
-    generators: list[Generator],
-) -> Calibration:
+def judge(directory: RunDir, run: RunRecord, trials: Trials) -> Calibration:
     """Return what the instrument made of each server and each planted fault; void blocks are not judged."""
     known = run.plan.scenarios[0]
     servers: list[KnownServer] = []
@@ -215,7 +237,8 @@ def judge(
         if valid is None:
             not_judged.append(f"{contender.name} was not judged: {' '.join(own[-1].why)}")
         elif contender.name in SERVERS:
-            servers.append(beside_the_truth(directory.block(valid), valid, known, contender, reported[contender.name]))
+            closed_loop = trials.closed_loops.get(contender.name, Latency())
+            servers.append(beside_the_truth(directory.block(valid), valid, known, contender, closed_loop))
         elif found := plant_and_look(directory.block(valid), valid, run.plan.seed):
             planted += found
         else:
@@ -227,7 +250,7 @@ def judge(
         environment=run.environment,
         servers=servers,
         planted=planted,
-        costs=costs,
-        generators=generators,
-        not_judged=not_judged,
+        costs=trials.costs,
+        generators=trials.generators,
+        not_judged=[*not_judged, *trials.failed],
     )

@@ -2,19 +2,21 @@
 
 import io
 import json
+import socket
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from lab import calibrate, compare
+from lab import calibrate, compare, generator
 from lab.against_itself import plan_against_itself
 from lab.calibration import FILE
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, available_cpus, place
-from lab.errors import VOID
+from lab.errors import COULD_NOT_MEASURE, VOID
 from lab.generator import Bounds
 from lab.instrument_cost import CostTrial
+from lab.report.summary import Calibration
 from lab.rundir import RunDir
 from lab.stacks.local import Servers
 from lab.stacks.supervisor import Supervisor
@@ -50,6 +52,39 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
     assert [(one["processes"], one["rate"] or one["too_fast"]) for one in generators] == [(1, 200), (2, 200)]
     for text in (printed.getvalue(), (run / "report.md").read_text(), (run / "report.html").read_text()):
         assert "and should be 20.0 ms" in text
+
+
+@pytest.mark.alone
+def test_what_a_calibration_has_found_is_kept_where_a_later_trial_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that does not start without a journal, and a server of the generator's whose port is taken: status 1."""
+    monkeypatch.setattr(calibrate, "Interrupt", NoInterrupt)
+    plan = calibrate.calibration_plan(seed=5)
+    plan.void_repeats = 0
+    plan.contenders = [one for one in plan.contenders if one.name in ("constant", "inline")]
+    inline = plan.contenders[1]
+    inline.api = ["sh", "-c", 'test "$JOURNAL" != 0 && exec "$0" "$@"', *inline.api]
+    plan.scenarios = [
+        one.model_copy(update={"warmup_s": 0.2, "duration_s": 2, "bystanders": False}) for one in plan.scenarios
+    ]
+    printed = io.StringIO()
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(generator, "free_port", lambda: taken.getsockname()[1])
+        status = calibrate.calibrate(plan, tmp_path, Console(file=printed, width=400), as_json=False)
+
+    assert status == COULD_NOT_MEASURE, printed.getvalue()
+    (run,) = tmp_path.iterdir()
+    found = Calibration.model_validate_json((run / FILE).read_text())
+    assert [server.server for server in found.servers] == ["constant"]
+    assert found.servers[0].closed_loop.p95_ms
+    assert (found.costs, found.generators) == ([], [])
+    for text in (printed.getvalue(), (run / "report.md").read_text(), (run / "report.html").read_text()):
+        assert "What journal and sampler cost inline could not be tried: " in text
+        assert "The load generator alone could not be tried: " in text
+        assert "are within 2 % or 1 ms of the truth" not in text
 
 
 def test_a_round_with_and_without_the_instrument(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lab import ledger, report
-from lab.calibrate import calibration_blocks, calibration_plan, judge
+from lab.calibrate import Trials, calibration_blocks, calibration_plan, judge
 from lab.calibration import FILE, cite
 from lab.compare import resume
 from lab.errors import UsageError
@@ -47,7 +47,7 @@ def calibrated(
     )
     ledger.settle(folder, journal=False)
     RunDir(directory).write(run)
-    return judge(RunDir(directory), run, {server: CLOSED}, [], [])
+    return judge(RunDir(directory), run, Trials({server: CLOSED}))
 
 
 def sample(server: str, number: int, seen_s: Times) -> dict[str, object]:
@@ -91,7 +91,7 @@ def test_another_outcome_is_out_of_bounds(tmp_path: Path, monkeypatch: pytest.Mo
     assert 80 < refused < 160
     run = RunDir(tmp_path / "r").read()
     run.plan.contenders[0].name = run.blocks[0].contender = "resetting"
-    wrong = judge(RunDir(tmp_path / "r"), run, {"resetting": CLOSED}, [], []).wrong
+    wrong = judge(RunDir(tmp_path / "r"), run, Trials({"resetting": CLOSED})).wrong
     assert wrong == [f"resetting: {refused} requests have another outcome than the server gave them."]
 
 
