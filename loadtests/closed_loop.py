@@ -1,7 +1,7 @@
 """A locustfile as most are written: Locust's own closed loop, whose users wait for each answer.
 
 At its end it writes what Locust reports as JSON into ``--reported``: percentiles of response time in milliseconds, and
-acknowledged requests per second.
+how many requests were acknowledged.
 """
 
 import json
@@ -44,7 +44,7 @@ def _add_arguments(parser: "LocustArgumentParser") -> None:
 def _write(environment: Any, **_: Any) -> None:
     total = environment.stats.total
     latency = {name: total.get_response_time_percentile(share) for name, share in PERCENTILES.items()}
-    reported = {"latency": latency, "acknowledged_per_s": total.total_rps - total.total_fail_per_sec}
+    reported = {"latency": latency, "acknowledged": total.num_requests - total.num_failures}
     environment.parsed_options.reported.write_text(json.dumps(reported))
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from benchmarks import generator, pipeline, warm_shutdown
+from benchmarks import generator, instrument_cost, pipeline, warm_shutdown
 from benchmarks.plain_worker import app, work
 from lab.stacks.servers import Redis
 
@@ -35,6 +35,25 @@ def test_the_generator_prints_each_attempt_and_what_it_found(capfd: pytest.Captu
     assert first.split()[-1] == "0"
     assert found in ("processes: 1; 100 requests/s in time, the highest rate tried",
                      "processes: 1; late or failed at every rate tried")  # fmt: skip
+
+
+def test_what_the_instrument_costs_is_tried_on_celery_too(capfd: pytest.CaptureFixture[str]) -> None:
+    """One round, so no ratio; every task that was acknowledged is done in either leg."""
+    instrument_cost.main(["celery", "--rounds", "1", "--seconds", "1"])
+    placed, head, *rows = capfd.readouterr().out.splitlines()
+    assert placed.startswith("contender on CPUs")
+    assert head.split() == ["contender", "figure", "with", "without", "ratio"]
+    assert [row.split()[:2] for row in rows] == [
+        ["celery", "throughput_per_s"], ["celery", "response_p50_ms"], ["celery", "response_p95_ms"],
+    ]  # fmt: skip
+    assert all(float(figure.replace(",", "")) > 0 for row in rows for figure in row.split()[2:])
+
+
+def test_a_contender_that_is_not_there_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    """Before anything is measured."""
+    with pytest.raises(SystemExit):
+        instrument_cost.main(["celeri"])
+    assert "no contender is named celeri" in capfd.readouterr().err
 
 
 def test_a_warm_shutdown_is_timed_try_by_try(capfd: pytest.CaptureFixture[str]) -> None:

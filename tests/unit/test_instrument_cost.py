@@ -1,11 +1,12 @@
 """What journal and sampler cost, from the figures of each round."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lab.errors import LabError
-from lab.instrument_cost import Leg, check_journal, costs
+from lab.instrument_cost import Leg, check_journal, costs, flat_out_done_ns, per_second
 
 
 def test_the_cost_is_the_mean_ratio_over_rounds_with_its_interval() -> None:
@@ -27,6 +28,17 @@ def test_one_round_gives_no_interval() -> None:
     """Only the two figures."""
     throughput, *_ = costs("inline", [Leg(800, 5.0, 10.0)], [Leg(1000, 5.0, 10.0)])
     assert (throughput.instrumented, throughput.bare, throughput.ratio) == (800, 1000, None)
+
+
+def test_throughput_is_that_of_the_actions_done(tmp_path: Path) -> None:
+    """Four in half a second, in no order, of users who never pause; another's is not counted, and one is no rate."""
+    log = tmp_path / "actions.log"
+    assert flat_out_done_ns(log) == []
+    done = [("flat out", 500), ("Order 4711", 0), ("flat out", 900), ("flat out", 400), ("flat out", 600)]
+    log.write_text("".join(json.dumps({"t_ns": at_ms * 10**6, "message": what}) + "\n" for what, at_ms in done))
+    assert per_second(flat_out_done_ns(log)) == pytest.approx(6)
+    with pytest.raises(LabError, match="no throughput"):
+        per_second([1])
 
 
 @pytest.mark.parametrize(("lines", "instrumented"), [("anchor\n", True), ("anchor\nevent\n", False)])
