@@ -137,7 +137,7 @@ def _clock_steps(copy: Path, block: BlockRecord) -> Planted:
     """Let the clock have stepped by a second either way; what makes the block void besides that is invented."""
     found = invented = 0
     for step_ns in CLOCK_STEPS_NS:
-        stepped = block.model_copy(update={"instrument": block.instrument | _read_with_a_step(step_ns)})
+        stepped = block.model_copy(update={"instrument": block.instrument | {"clock_step_ms": _read_step_ms(step_ns)}})
         reasons = validity.judge(copy, stepped)
         told = sum(reason.startswith("The clock stepped") for reason in reasons)
         found += told == 1
@@ -151,8 +151,8 @@ def _clock_steps(copy: Path, block: BlockRecord) -> Planted:
     )
 
 
-def _read_with_a_step(step_ns: int) -> dict[str, float]:
-    """Return what two readings of the clocks tell, a second apart, between which the wall clock has stepped."""
+def _read_step_ms(step_ns: int) -> float:
+    """Return the step that two readings of the clocks tell, a second apart, between which the wall clock stepped."""
     before = ClockReading.now()
     after = replace(before, wall_ns=before.wall_ns + SECOND_NS + step_ns, monotonic_ns=before.monotonic_ns + SECOND_NS)
-    return before.until(after, cpus=1)
+    return before.step_ms(after)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -85,13 +84,8 @@ def test_a_reading_of_the_clocks_that_misses_a_step_is_found_out(
     settled: tuple[Path, BlockRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that tells seconds for milliseconds."""
-    until = ClockReading.until
-
-    def in_seconds(*given: Any, **named: Any) -> dict[str, float]:
-        told = until(*given, **named)
-        return told | {"clock_step_ms": told["clock_step_ms"] / 1_000}
-
-    monkeypatch.setattr(ClockReading, "until", in_seconds)
+    step_ms = ClockReading.step_ms
+    monkeypatch.setattr(ClockReading, "step_ms", lambda before, after: step_ms(before, after) / 1_000)
     assert wrong(looked(settled)) == ["clock step: 0 of 2 were found."]
 
 
