@@ -102,6 +102,7 @@ def test_what_runs_already_is_followed_where_its_journal_can_be_read(
     assert "Of unseen there is no journal" in said
     (run,) = out.iterdir()
     blocks = {block.contender: block for block in RunDir(run).read().blocks}
+    assert {"steal_share", "clock_step_ms"} <= blocks["seen"].instrument.keys(), "of the lab's CPUs it is known"
     summary = summary_of(out)
     shares = {(share["contender"], share["fate"]): share["count"] for share in summary["shares"]}
     if blocks["seen"].valid:
