@@ -171,7 +171,8 @@ def _faults_without_effect(block: Path, record: BlockRecord) -> list[str]:
 
 def _unreadable(record: BlockRecord) -> list[str]:
     count = int(record.instrument.get("journal_lines_unreadable", 0))
-    return [f"{count:,} lines of the journal cannot be read: what became of their tasks is not known."] if count else []
+    lines = f"{count:,} line{'' if count == 1 else 's'}"
+    return [f"{lines} of the journal cannot be read: what became of their tasks is not known."] if count else []
 
 
 def _another_clock(block: Path) -> list[str]:

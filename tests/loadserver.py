@@ -5,6 +5,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,13 +17,14 @@ Answer = bytes | Literal["silence", "close", "reset", "answer-and-close", "half"
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came; ``nth`` counts the requests of its connection from 1."""
+    """A request as it came, and when by the monotonic clock; ``nth`` counts the requests of its connection from 1."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
     nth: int
+    at_ns: int
 
     @property
     def request_id(self) -> str:
@@ -78,7 +80,7 @@ class _Connection(asyncio.Protocol):
         self._data = rest[length:]
         self._nth += 1
         method, path, _ = first.split(" ")
-        return Received(method, path, headers, rest[:length], self._nth)
+        return Received(method, path, headers, rest[:length], self._nth, time.monotonic_ns())
 
     def _reply(self, answer: Answer) -> None:
         match answer:

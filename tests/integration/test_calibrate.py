@@ -34,7 +34,7 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
     plan.void_repeats = 0
     plan.contenders = [one for one in plan.contenders if one.name == "constant"]
     plan.contenders[0].api = ["two-modes" if part == "constant" else part for part in plan.contenders[0].api]
-    plan.scenarios[0] = plan.scenarios[0].model_copy(update={"rate": 300, "warmup_s": 0.2, "duration_s": 4})
+    plan.scenarios[0] = plan.scenarios[0].model_copy(update={"rate": 300, "warmup_s": 0.2, "duration_s": 2})
     printed = io.StringIO()
 
     status = calibrate.calibrate(plan, tmp_path, Console(file=printed, width=200), as_json=False)
@@ -43,7 +43,7 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
     (run,) = tmp_path.iterdir()
     summary = json.loads((run / "summary.json").read_text())
     (server,) = summary["calibration"]["servers"]
-    assert (server["requests"], server["outcomes"]) == (1_200, {"acknowledged": 1_200})
+    assert (server["requests"], server["outcomes"]) == (600, {"acknowledged": 600})
     assert server["truth"]["p95_ms"] == 20
     assert server["lab"]["p95_ms"] >= 200
     assert server["closed_loop"]["p95_ms"] > 0
@@ -66,7 +66,7 @@ def test_what_a_calibration_has_found_is_kept_where_a_later_trial_fails(
     inline = plan.contenders[1]
     inline.api = ["sh", "-c", 'test "$JOURNAL" != 0 && exec "$0" "$@"', *inline.api]
     plan.scenarios = [
-        one.model_copy(update={"warmup_s": 0.2, "duration_s": 2, "bystanders": False}) for one in plan.scenarios
+        one.model_copy(update={"warmup_s": 0.2, "duration_s": 1, "bystanders": False}) for one in plan.scenarios
     ]
     printed = io.StringIO()
 

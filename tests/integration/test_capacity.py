@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lab import capacity, compare
+from lab import capacity, compare, search
 from lab.errors import COULD_NOT_MEASURE, MEASURED, VOID
 from lab.interrupt import Interrupt
 from lab.rundir import ContenderRecord, Plan, RunDir, Slo
@@ -68,6 +68,7 @@ def test_the_interval_contains_what_the_server_can_do(tmp_path: Path, monkeypatc
     monkeypatch.setattr(compare, "Interrupt", NoInterrupt)
     monkeypatch.setattr(capacity, "PRECISION", 1.5)
     monkeypatch.setattr(capacity, "REPEATS", 1)
+    monkeypatch.setattr(search, "WARMUP_S", 0.3)
     console = Console(file=(printed := io.StringIO()), width=200)
 
     status = compare.run_plan(plan_for(tmp_path), tmp_path / "runs", console, as_json=False)

@@ -1,6 +1,7 @@
 """The sender against servers that misbehave: one sample for each request, and never a second copy on the wire."""
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import gevent
+import psutil
 import pytest
 from gevent import socket as gsocket
 
@@ -17,6 +19,7 @@ from loadtests.sender import Connections, Intended, Sender
 from loadtests.target import permitted_target
 from loadtests.users import Request
 from tests.loadserver import ACCEPTED, Answer, LoadServer, Received, free_port, load_server, status
+from tests.support import until
 
 POST = Request("POST", "/action", tasks=1, body=b"{}")
 GET = Request("GET", "/ping/loop", tasks=0)
@@ -55,6 +58,12 @@ def assert_never_twice(server: LoadServer) -> None:
     """Fail if any request reached the server more than once."""
     ids = [request.request_id for request in server.received]
     assert len(ids) == len(set(ids))
+
+
+def open_in(server: LoadServer) -> list[str]:
+    """Return the states of the connections that a server in this process has open."""
+    ours = psutil.Process().net_connections("tcp")
+    return [one.status for one in ours if one.laddr.port == server.port and one.status != psutil.CONN_LISTEN]
 
 
 def by_path(request: Received) -> Answer:
@@ -218,6 +227,8 @@ def test_out_of_sockets_is_the_generators_own_fault(server: LoadServer) -> None:
     sent = Sent(server.host)
     sent.one()
     sent.sender.stop()
+    gc.collect()
+    assert until(lambda: not open_in(server))  # no end of a connection is closed later, and makes room
     highest = max(int(name.name) for name in Path("/dev/fd").iterdir())
     holders: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))

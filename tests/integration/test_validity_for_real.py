@@ -392,7 +392,7 @@ def test_a_line_of_the_journal_that_cannot_be_read_voids_the_block(shared: Serve
         scenario = load_of("action", rate=50, warmup_s=0.1, duration_s=1)
         block, _ = measure_block(shared, tmp_path, KNOWN["inline"], scenario)
     assert (block.state, block.valid) == ("finished", False)
-    assert any(why.startswith("1 lines of the journal cannot be read") for why in block.why), block.why
+    assert any(why.startswith("1 line of the journal cannot be read") for why in block.why), block.why
 
 
 # Faults
