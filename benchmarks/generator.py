@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lab.environment import available_cpus, place
 from lab.generator import BOUNDS, Attempt, Bounds, GeneratorTrial, processes_to_try
+from lab.priority import stepped_back
 from lab.report.summary import Generator
 from lab.stacks.supervisor import Supervisor
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trial = GeneratorTrial(supervisor, placement, lambda: None)
         for processes in options.processes:
             print(f"{'processes':>9} {'rate /s':>9} {'late p99':>9} {'lag p99':>9} {'requests':>9} {'failed':>7}")
-            found = trial.run(processes, SEED, bounds, partial(show, processes))
+            found = stepped_back(partial(trial.run, processes, SEED, bounds, partial(show, processes)))
             print(verdict(found))
 
 

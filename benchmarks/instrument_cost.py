@@ -7,12 +7,13 @@ neither. Printed are the medians, and the mean ratio with its 95 % t-interval ov
 import tempfile
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lab.contenders import load_contenders
 from lab.environment import PROJECT, available_cpus, place
 from lab.instrument_cost import ROUNDS, SECONDS, CostTrial
-from lab.priority import off_the_contenders_cpus
+from lab.priority import off_the_contenders_cpus, stepped_back
 from lab.report.summary import Cost
 from lab.stacks.local import Servers
 from lab.stacks.supervisor import Supervisor
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.contenders:
             with Supervisor(Path(directory) / name) as supervisor, Servers(supervisor, placement) as servers:
                 trial = CostTrial(supervisor, servers, contenders[name], lambda: None)
-                for cost in trial.run(SEED, options.rounds, options.seconds):
+                for cost in stepped_back(partial(trial.run, SEED, options.rounds, options.seconds)):
                     print(line(cost), flush=True)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,7 @@ from lab.interrupt import Interrupt, Interrupted
 from lab.known_latency import beside_the_truth
 from lab.known_servers import SERVERS
 from lab.planted import plant_and_look
-from lab.priority import off_the_contenders_cpus
+from lab.priority import off_the_contenders_cpus, stepped_back
 from lab.progress import duration
 from lab.report.summary import Calibration, Cost, Generator, KnownServer, Latency, Planted
 from lab.run import plan_blocks, planned_seconds
@@ -173,9 +174,10 @@ def _closed_loops(directory: RunDir, run: RunRecord, trials: Trials, interrupt: 
             trials.one_of(f"{contender.name} in a closed loop"),
             Supervisor(directory.path / "closed-loop") as supervisor,
         ):
-            trials.closed_loops[contender.name] = _closed_loop(
-                supervisor, contender, run.environment.placement, for_s, interrupt.check
+            closed_loop = partial(
+                _closed_loop, supervisor, contender, run.environment.placement, for_s, interrupt.check
             )
+            trials.closed_loops[contender.name] = stepped_back(closed_loop)
 
 
 def _closed_loop(
@@ -208,7 +210,8 @@ def _costs(directory: RunDir, run: RunRecord, trials: Trials, interrupt: Interru
                 Supervisor(directory.path / "cost") as supervisor,
                 Servers(supervisor, run.environment.placement) as servers,
             ):
-                trials.costs += CostTrial(supervisor, servers, contender, interrupt.check).run(run.plan.seed)
+                trial = CostTrial(supervisor, servers, contender, interrupt.check)
+                trials.costs += stepped_back(partial(trial.run, run.plan.seed))
 
 
 def _generators(directory: RunDir, run: RunRecord, trials: Trials, interrupt: Interrupt, console: Console) -> None:
@@ -219,7 +222,7 @@ def _generators(directory: RunDir, run: RunRecord, trials: Trials, interrupt: In
         for processes in processes_to_try(placement):
             console.print(f"generator  {processes} process{'' if processes == 1 else 'es'}", highlight=False)
             bounds = bounds_of_several(BOUNDS, found[0], placement) if found else BOUNDS
-            found.append(trial.run(processes, run.plan.seed, bounds))
+            found.append(stepped_back(partial(trial.run, processes, run.plan.seed, bounds)))
 
 
 # what all that says

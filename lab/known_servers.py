@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from lab.priority import step_forward
+
 STALL_EVERY_S, STALL_FROM_S, STALL_UNTIL_S = 10.0, 5.0, 6.0
 # An event loop's timer rounds up to whole milliseconds: the last stretch before an answer is due is spent polling.
 POLL_S = 0.002
@@ -133,4 +135,5 @@ async def serve(name: str, port: int) -> None:
 
 
 if __name__ == "__main__":
+    step_forward()
     asyncio.run(serve(sys.argv[1], int(sys.argv[2])))

@@ -1,11 +1,17 @@
-"""Stepping back: the lab's own work must make neither the load generator late nor a contender slow."""
+"""Stepping back: the lab's own work must make neither the load generator late nor a contender slow.
+
+And stepping forward: a server whose latency is to be known exactly must not be kept waiting by anybody.
+"""
 
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from lab.rundir import Placement
+
+T = TypeVar("T")
 
 
 def step_back() -> None:
@@ -20,15 +26,22 @@ def step_back() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def stepped_back(work: Callable[[], None]) -> None:
+def step_forward() -> None:
+    """Let the calling thread run before all that have no real-time policy, where it may do that."""
+    if hasattr(os, "sched_setscheduler"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def stepped_back(work: Callable[[], T]) -> T:
     """Do something in a thread of its own that has stepped back. What is measured must be started by others."""
 
-    def step_back_and_work() -> None:
+    def step_back_and_work() -> T:
         step_back()
-        work()
+        return work()
 
     with ThreadPoolExecutor(1, thread_name_prefix="stepped-back") as thread:
-        thread.submit(step_back_and_work).result()
+        return thread.submit(step_back_and_work).result()
 
 
 @contextmanager

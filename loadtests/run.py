@@ -14,8 +14,8 @@ from loadtests.recorder import LoopLag, Sample
 from loadtests.sender import Intended, Sender
 from loadtests.target import Target, permitted_target
 
-# The generator polls for a millisecond before each arrival: above this it would leave too little to who shares its CPU.
-PROMPT_BELOW_PER_S = 400
+# The generator is awake for a while before each arrival: above this it would leave too little to who shares its CPU.
+PROMPT_BELOW_PER_S = 1_000
 
 
 class Rows(Protocol):

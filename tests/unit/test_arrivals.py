@@ -8,6 +8,7 @@ from random import Random
 import gevent
 import pytest
 
+from loadtests import arrivals
 from loadtests.arrivals import NS_PER_S, constant, poisson, schedule, wait_until
 
 
@@ -62,6 +63,16 @@ def test_waiting_never_ends_early() -> None:
         until_ns = time.monotonic_ns() + wait_ns
         wait_until(until_ns)
         assert time.monotonic_ns() >= until_ns
+
+
+def test_who_waits_leaves_the_cpu_to_others_and_is_awake_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It naps in the last millisecond, in which it polls, but not where it might oversleep."""
+    naps: list[float] = []
+    monkeypatch.setattr(arrivals, "nap", naps.append)
+    wait_until(time.monotonic_ns() + arrivals.AWAKE_NS)
+    assert not naps
+    wait_until(time.monotonic_ns() + 100 * arrivals.AWAKE_NS)
+    assert naps
 
 
 def test_the_event_loop_looks_at_its_sockets_between_any_two_arrivals() -> None:
