@@ -20,6 +20,7 @@ from uuid import UUID
 from workload.settings import settings
 
 MAX_ERROR_CHARS = 500
+as_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder of each event
 
 Event = Literal["accepted", "started", "succeeded", "attempt_failed", "failed", "given_up", "skipped"]
 
@@ -65,7 +66,7 @@ class Journal:
         os.close(self._fd)
 
     def _append(self, line: dict[str, Any]) -> None:
-        os.write(self._fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        os.write(self._fd, as_json(line).encode() + b"\n")
 
 
 @cache
