@@ -30,7 +30,10 @@ def _capacity(directory: RunDir, run: RunRecord, name: tuple[str, str], least: f
     at_high = [
         seen[block.number][0]
         for block in own
-        if block.rate == found.high and block.valid and held(run, block, seen[block.number][0]) is not None
+        if block.rate is not None
+        and block.rate == found.high
+        and block.valid
+        and held(run, block, seen[block.number][0]) is not None
     ]
     return Capacity(
         contender=name[0],

@@ -109,6 +109,7 @@ def test_each_capacity_is_an_interval_with_its_limit(searched: Searched) -> None
     assert (slow.limit, slow.ended) == ("slots", "narrow")
     assert (busy.low, busy.high, busy.limit, busy.ended) == (8, 12, "cpu", "time")
     assert (fast.low, fast.high, fast.limit, fast.ended) == (19, None, "generator", "narrow")
+    assert (fast.high_blocks, fast.cpu_share, fast.running_at_once) == (0, None, None), "those of the ramp are no end"
     sentences = [
         "under blocking: 9.9–10.8 requests/s; limit: slots, 1 task at once (CPU 50 % busy).",
         "under blocking: 8–12 requests/s; limit: CPU, 97 % busy; the time was used up before the interval was narrow.",
