@@ -52,6 +52,8 @@ log = logging.getLogger("loadtests")
 EDITED = {"user_count", "spawn_rate"}
 # How much longer a worker that has stopped may take to be ready again than it should; then it is not waited for.
 READY_AGAIN_S = 5.0
+# Within this a master's messages that are on their way to its workers have left.
+START_LEAVES_S = 0.05
 
 
 class OneArrivalPerSecond(User):
@@ -190,6 +192,10 @@ class LoadSession:
         self._told_to_stop = dict(runner.clients) if isinstance(runner, MasterRunner) else {}
         if self._live is not None:
             self._live.end()
+        if isinstance(runner, MasterRunner):
+            # Locust's master sends the start from greenlets of their own, and the stop, which comes next, from this
+            # one: a worker that hears of the stop first would begin after it, and nobody would stop it.
+            gevent.sleep(START_LEAVES_S)
 
     def is_ending(self) -> bool:
         """Return whether a run is being ended, or a worker that was told to stop is not ready for another yet.
