@@ -5,8 +5,9 @@ imported. Environment: ``ACCOUNT`` is the folder of the account; ``DROPS_EVERY``
 ``CLAIMS_EVERY`` say which tasks are acknowledged and never run, run twice, and journaled as run but not run;
 ``WITHHOLDS_EVERY`` which are run and not journaled to their end.
 ``FORGETS=1`` keeps an account of what a killed process had taken and not done. ``FORGETS_FIRST=N`` makes the successor
-of a killed process forget the first N tasks that it is given (Celery's workers acknowledge them to the
-broker). What was begun and what was ended is written down in any case.
+of a killed process forget the first N tasks that it is given (Celery's workers acknowledge them to the broker); in
+``starts`` each process writes down how many tasks were given before it. What was begun and what was ended is written
+down in any case.
 """
 
 import inspect
@@ -65,11 +66,12 @@ def _account_for_predecessors() -> None:
 def _forgets_until() -> int:
     """Return the number of the last task that this process forgets; 0 where it is not to, or has no predecessor."""
     first = int(os.environ.get("FORGETS_FIRST", "0"))
-    line = f"{os.getpid()}\n"
-    if not first or _append("starts", line) == len(line):
+    if not first:
         return 0
     counter = Path(os.environ["ACCOUNT"]) / COUNTER
-    return counter.stat().st_size + first if counter.exists() else first
+    given_before = counter.stat().st_size if counter.exists() else 0
+    line = f"{given_before}\n"
+    return given_before + first if _append("starts", line) > len(line) else 0
 
 
 def _mistreating(journaled: Callable[..., Callable[..., Any]], forgets_until: int) -> Callable[..., Callable[..., Any]]:
