@@ -20,7 +20,7 @@ doctor: $(READY) ## say whether this machine can be trusted to measure
 
 test: $(READY) ## every test that needs no container engine and no browser
 	$(BIN)/pytest -m alone $(ARGS)
-	$(BIN)/pytest -m "not alone and not e2e" --numprocesses 6 --dist loadscope $(ARGS)
+	$(BIN)/pytest -m "not alone and not e2e" --numprocesses 3 --dist loadscope $(ARGS)
 
 test-e2e: $(READY) ## the tests that need a browser or a container engine
 	$(BIN)/pytest -m e2e $(ARGS)
