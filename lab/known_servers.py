@@ -4,9 +4,11 @@
 """
 
 import asyncio
+import os
 import re
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from lab import awake
 from lab.priority import step_forward
 
 STALL_EVERY_S, STALL_FROM_S, STALL_UNTIL_S = 10.0, 5.0, 6.0
@@ -135,5 +138,8 @@ async def serve(name: str, port: int) -> None:
 
 
 if __name__ == "__main__":
+    if awake.under_hypervisor():
+        for cpu in os.sched_getaffinity(0):
+            subprocess.Popen(awake.command(cpu))  # which ends when this process is gone
     step_forward()
     asyncio.run(serve(sys.argv[1], int(sys.argv[2])))

@@ -4,13 +4,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 
+from lab import awake
 from lab.environment import PROJECT
 from lab.errors import LabError
 from lab.globs import no_glob
@@ -114,22 +115,37 @@ def drive(
 ) -> None:
     """Run Locust to its end, calling ``tick`` four times a second. Raises LabError where it fails or never ends.
 
-    One of its workers may be lost: that makes the block void, which the last line of the samples says.
+    One of its workers may be lost: that makes the block void, which the last line of the samples says. Where this is a
+    virtual machine, CPUs that are Locust's alone are kept awake meanwhile.
     """
-    locust = supervisor.start("locust", command, {}, cwd=PROJECT, cpus=cpus, log=log)
-    deadline = time.monotonic() + planned_s + GRACE_S
-    try:
-        while (status := locust.poll()) is None:
-            if time.monotonic() > deadline:
-                raise LabError(f"The load generator did not end within {planned_s + GRACE_S:.0f} s; see {log}.")
-            tick()
-            time.sleep(0.25)
-    except BaseException:  # the next block needs a load of its own
-        with suppress(StackError):  # why it was broken off is what counts
-            supervisor.stop("locust", grace_s=1)
-        raise
+    with _kept_awake(supervisor, cpus or [], log):
+        locust = supervisor.start("locust", command, {}, cwd=PROJECT, cpus=cpus, log=log)
+        deadline = time.monotonic() + planned_s + GRACE_S
+        try:
+            while (status := locust.poll()) is None:
+                if time.monotonic() > deadline:
+                    raise LabError(f"The load generator did not end within {planned_s + GRACE_S:.0f} s; see {log}.")
+                tick()
+                time.sleep(0.25)
+        except BaseException:  # the next block needs a load of its own
+            with suppress(StackError):  # why it was broken off is what counts
+                supervisor.stop("locust", grace_s=1)
+            raise
     if status not in (0, LOST_A_WORKER):
         raise LabError(f"The load generator ended with status {status}; see {log}.")
+
+
+@contextmanager
+def _kept_awake(supervisor: Supervisor, cpus: list[int], log: Path) -> Iterator[None]:
+    names = {f"awake-{cpu}": cpu for cpu in cpus} if awake.under_hypervisor() else {}
+    try:
+        for name, cpu in names.items():
+            supervisor.start(name, awake.command(cpu), {}, cwd=PROJECT, log=log)
+        yield
+    finally:
+        for name in names:
+            with suppress(StackError):
+                supervisor.stop(name, grace_s=1)
 
 
 def read_header(samples: Path) -> dict[str, Any]:

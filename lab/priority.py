@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from lab.rundir import Placement
+if TYPE_CHECKING:  # whoever only steps back is spared the import
+    from lab.rundir import Placement
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def stepped_back(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def off_the_contenders_cpus(placement: Placement) -> Iterator[None]:
+def off_the_contenders_cpus(placement: "Placement") -> Iterator[None]:
     """Keep the calling thread, and the threads that it starts, on the generator's CPUs.
 
     Reading what the kernel knows of a process takes a few milliseconds that nobody interrupts: on the contender's CPU

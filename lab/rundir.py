@@ -48,6 +48,9 @@ class Environment(Record):
     cpu: str
     cores: int
     affinity: list[int]
+    hypervisor: bool = Field(
+        default=False, description="whether this is a virtual machine, so that the generator's CPUs are kept awake"
+    )
     os: str
     python: str
     memory_bytes: int

@@ -16,7 +16,7 @@ from lab.report.summary import (
     RouteFigures,
     Summary,
 )
-from lab.rundir import RunRecord, ScenarioRecord
+from lab.rundir import Environment, RunRecord, ScenarioRecord
 from lab.scenario import choices
 
 FIGURES = {"response_p50_ms": "response p50", "response_p95_ms": "response p95"}
@@ -419,7 +419,7 @@ def environment(run: RunRecord) -> Table:
         ("commit", run.git_commit),
         ("CPU", f"{env.cpu}, {env.cores} cores, usable: {_list(env.affinity)}"),
         ("contender's cores", words.NOT_KNOWN if plan.stack == "running" else _list(env.placement.contender)),
-        ("generator's cores", f"{_list(env.placement.generator)}{'' if env.placement.pinned else ' (not pinned)'}"),
+        ("generator's cores", f"{_list(env.placement.generator)}{_how_placed(env)}"),
         ("memory", f"{env.memory_bytes / 2**30:.1f} GiB"),
         ("system", env.os),
         ("Python", env.python),
@@ -432,6 +432,12 @@ def environment(run: RunRecord) -> Table:
         ("packages", ", ".join(f"{name} {version}" for name, version in env.packages.items())),
     ]
     return Table(["what", "is"], [list(row) for row in rows], labels=2)
+
+
+def _how_placed(env: Environment) -> str:
+    if not env.placement.pinned:
+        return " (not pinned)"
+    return ", kept awake under load" if env.hypervisor else ""
 
 
 def _list(cpus: list[int]) -> str:

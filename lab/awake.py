@@ -1,0 +1,42 @@
+"""Keeping CPUs awake: the host of a virtual machine gives an idle CPU to others, and gives it back late.
+
+Whoever sleeps until a request is due then wakes milliseconds too late, whatever its priority.
+``python -m lab.awake CPU`` keeps one CPU awake until it is ended, or whoever started it is gone. It takes nothing from
+anybody: it runs while nobody else wants the CPU, and passes it on at every step.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from lab.priority import step_back
+
+STEPS = 10_000  # between two looks for who started it
+
+
+def under_hypervisor(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this is a virtual machine, as far as the kernel says."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return False
+    return any("hypervisor" in line.split() for line in lines if line.startswith("flags"))
+
+
+def command(cpu: int) -> list[str]:
+    """Return what keeps a CPU awake."""
+    return [sys.executable, "-m", "lab.awake", str(cpu)]
+
+
+def keep(cpu: int) -> None:
+    """Keep a CPU awake; not where the process cannot step back for everybody else."""
+    parent = os.getppid()
+    os.sched_setaffinity(0, [cpu])
+    step_back()
+    while os.sched_getscheduler(0) == os.SCHED_IDLE and os.getppid() == parent:
+        for _ in range(STEPS):
+            os.sched_yield()
+
+
+if __name__ == "__main__":
+    keep(int(sys.argv[1]))
