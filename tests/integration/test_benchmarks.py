@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -11,6 +13,7 @@ import pytest
 
 from benchmarks import generator, instrument_cost, pipeline, warm_shutdown
 from benchmarks.plain_worker import app, work
+from lab.environment import PROJECT
 from lab.stacks.servers import Redis
 
 
@@ -55,6 +58,20 @@ def test_a_contender_that_is_not_there_is_named(capfd: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         instrument_cost.main(["celeri"])
     assert "no contender is named celeri" in capfd.readouterr().err
+
+
+def test_a_sleeper_is_timed_with_its_cpu_kept_awake_and_without(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a process of its own, whose rank and CPU it changes."""
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.wake_up", "--turns", "2", "--seconds", "0.1"], cwd=PROJECT, check=True
+    )
+    placed, _, *rows = capfd.readouterr().out.splitlines()
+    assert placed.startswith("virtual machine: ")
+    assert [row[:10] for row in rows] == ["left alone", "kept awake"] * 2
+    for row in rows:
+        wakes, *late_ms = (float(figure) for figure in row[11:].split())
+        assert 0 < wakes <= 50
+        assert 0 <= late_ms[0] <= late_ms[1] <= late_ms[2] <= late_ms[3]
 
 
 def test_a_warm_shutdown_is_timed_try_by_try(capfd: pytest.CaptureFixture[str]) -> None:
