@@ -40,7 +40,6 @@ def test_the_generator_prints_each_attempt_and_what_it_found(capfd: pytest.Captu
                      "processes: 1; late or failed at every rate tried")  # fmt: skip
 
 
-@pytest.mark.alone  # beside others nothing may come to be done within the second
 def test_what_the_instrument_costs_is_tried_on_celery_too(capfd: pytest.CaptureFixture[str]) -> None:
     """One round, so no ratio; every task that was acknowledged is done in either leg."""
     instrument_cost.main(["celery", "--rounds", "1", "--seconds", "1"])

@@ -1,5 +1,6 @@
 """The lab's side of the load: the command that puts it on, and what its exit status means."""
 
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -7,9 +8,21 @@ from pathlib import Path
 import pytest
 
 from lab import load
+from lab.environment import PROJECT
 from lab.errors import LabError
 from lab.stacks.supervisor import Supervisor
 from tests.runmaker import plan
+
+SLOW_TO_IMPORT = """
+import time
+from loadtests.closed_loop import *
+
+times, end = [], time.monotonic() + 1
+while time.monotonic() < end:  # and gevent, whose sleep would be another, does nothing
+    pass
+events.test_start.add_listener(lambda **_: times.append(time.monotonic()))
+events.test_stopping.add_listener(lambda **_: print("ran for", time.monotonic() - times[0]))
+"""
 
 
 @pytest.mark.parametrize(("generators", "processes"), [(1, []), (3, ["3"])])
@@ -37,3 +50,14 @@ def test_a_lost_worker_is_a_matter_of_the_block_and_any_other_failure_ends_the_r
         drive(3)
         with pytest.raises(LabError, match="status 1"):
             drive(1)
+
+
+def test_a_closed_loop_runs_for_its_time_however_long_its_imports_took(tmp_path: Path) -> None:
+    """A load of a second was over before its first request on a busy machine."""
+    (locustfile := tmp_path / "slow.py").write_text(SLOW_TO_IMPORT)
+    command = load.closed_loop_command("Paced", "http://127.0.0.1:1", 1, tmp_path / "reported.json")
+    usual = str(PROJECT / "loadtests" / "closed_loop.py")
+    command = [str(locustfile) if part == usual else part for part in command]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    (ran,) = [line for line in done.stdout.splitlines() if line.startswith("ran for")]
+    assert float(ran.split()[2]) > 0.99
