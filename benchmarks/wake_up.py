@@ -26,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cpu = place(available_cpus()).generator[0]
     os.sched_setaffinity(0, [cpu])
     step_forward()
-    print(f"virtual machine: {'yes' if awake.under_hypervisor() else 'no'}; CPU {cpu}; late by, in ms")
+    print(f"in a run it is {'' if awake.is_due() else 'not '}kept awake; CPU {cpu}; late by, in ms")
     print(f"{'':<11} {'wakes':>6} {'p50':>6} {'p99':>6} {'p99.9':>6} {'most':>6}")
     for _ in range(options.turns):
         print(line("left alone", lateness_ms(options.seconds)), flush=True)
-        with subprocess.Popen(awake.command(cpu)) as keeper:
+        with subprocess.Popen(awake.command(cpu, os.getpid())) as keeper:
             try:
                 print(line("kept awake", lateness_ms(options.seconds)), flush=True)
             finally:

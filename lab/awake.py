@@ -1,8 +1,8 @@
 """Keeping CPUs awake: the host of a virtual machine gives an idle CPU to others, and gives it back late.
 
 Whoever sleeps until a request is due then wakes milliseconds too late, whatever its priority.
-``python -m lab.awake CPU`` keeps one CPU awake until it is ended, or whoever started it is gone. It takes nothing from
-anybody: it runs while nobody else wants the CPU, and passes it on at every step.
+``python -m lab.awake CPU PARENT`` keeps one CPU awake until it is ended, or the process that started it is gone. It
+takes nothing from anybody: it runs while nobody else wants the CPU, and passes it on at every step.
 """
 
 import os
@@ -14,23 +14,26 @@ from lab.priority import step_back
 STEPS = 10_000  # between two looks for who started it
 
 
-def under_hypervisor(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether this is a virtual machine, as far as the kernel says."""
+def is_due(cpuinfo: Path = Path("/proc/cpuinfo"), quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> bool:
+    """Return whether CPUs are to be kept awake: on a virtual machine, as far as the kernel says.
+
+    Not where the CPU time of a container is limited, which this would use up.
+    """
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
         return False
-    return any("hypervisor" in line.split() for line in lines if line.startswith("flags"))
+    limited = quota.exists() and not quota.read_text().startswith("max")
+    return not limited and any("hypervisor" in line.split() for line in lines if line.startswith("flags"))
 
 
-def command(cpu: int) -> list[str]:
-    """Return what keeps a CPU awake."""
-    return [sys.executable, "-m", "lab.awake", str(cpu)]
+def command(cpu: int, parent: int) -> list[str]:
+    """Return what keeps a CPU awake, started by the process of that pid."""
+    return [sys.executable, "-m", "lab.awake", str(cpu), str(parent)]
 
 
-def keep(cpu: int) -> None:
+def keep(cpu: int, parent: int) -> None:
     """Keep a CPU awake; not where the process cannot step back for everybody else."""
-    parent = os.getppid()
     os.sched_setaffinity(0, [cpu])
     step_back()
     while os.sched_getscheduler(0) == os.SCHED_IDLE and os.getppid() == parent:
@@ -39,4 +42,4 @@ def keep(cpu: int) -> None:
 
 
 if __name__ == "__main__":
-    keep(int(sys.argv[1]))
+    keep(int(sys.argv[1]), int(sys.argv[2]))

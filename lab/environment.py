@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from lab.awake import under_hypervisor
+from lab import awake
 from lab.rundir import Environment, Placement
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ def describe(placement: Placement, servers: dict[str, str]) -> Environment:
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
         affinity=available_cpus(),
-        hypervisor=under_hypervisor(),
+        kept_awake=awake.is_due(),
         os=platform.platform(),
         python=python(),
         memory_bytes=psutil.virtual_memory().total,

@@ -138,8 +138,8 @@ async def serve(name: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    if awake.under_hypervisor():
+    if awake.is_due():
         for cpu in os.sched_getaffinity(0):
-            subprocess.Popen(awake.command(cpu))  # which ends when this process is gone
+            subprocess.Popen(awake.command(cpu, os.getpid()))  # which ends when this process is gone
     step_forward()
     asyncio.run(serve(sys.argv[1], int(sys.argv[2])))

@@ -137,10 +137,10 @@ def drive(
 
 @contextmanager
 def _kept_awake(supervisor: Supervisor, cpus: list[int], log: Path) -> Iterator[None]:
-    names = {f"awake-{cpu}": cpu for cpu in cpus} if awake.under_hypervisor() else {}
+    names = {f"awake-{cpu}": cpu for cpu in cpus} if awake.is_due() else {}
     try:
         for name, cpu in names.items():
-            supervisor.start(name, awake.command(cpu), {}, cwd=PROJECT, log=log)
+            supervisor.start(name, awake.command(cpu, supervisor.pid), {}, cwd=PROJECT, log=log)
         yield
     finally:
         for name in names:

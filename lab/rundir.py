@@ -48,8 +48,8 @@ class Environment(Record):
     cpu: str
     cores: int
     affinity: list[int]
-    hypervisor: bool = Field(
-        default=False, description="whether this is a virtual machine, so that the generator's CPUs are kept awake"
+    kept_awake: bool = Field(
+        default=False, description="whether the generator's CPUs are kept awake under load, as on a virtual machine"
     )
     os: str
     python: str

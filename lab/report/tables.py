@@ -437,7 +437,7 @@ def environment(run: RunRecord) -> Table:
 def _how_placed(env: Environment) -> str:
     if not env.placement.pinned:
         return " (not pinned)"
-    return ", kept awake under load" if env.hypervisor else ""
+    return ", kept awake under load" if env.kept_awake else ""
 
 
 def _list(cpus: list[int]) -> str:

@@ -16,13 +16,18 @@ from lab.stacks.supervisor import Supervisor
 from tests.support import until
 
 CPU = available_cpus()[0]
-KEEPERS = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(600)"
+STARTS_A_KEEPER = f"""
+import os, subprocess, time
+from lab import awake
+print(subprocess.Popen(awake.command({CPU}, os.getpid())).pid, flush=True)
+time.sleep(600)
+"""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no SCHED_IDLE")
 
 
 def test_a_keeper_has_stepped_back_on_its_cpu_and_ends_with_whoever_started_it() -> None:
-    command = [sys.executable, "-c", KEEPERS, *awake.command(CPU)]
+    command = [sys.executable, "-c", STARTS_A_KEEPER]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout
         keeper = psutil.Process(int(starter.stdout.readline()))
@@ -45,7 +50,7 @@ def test_while_a_load_runs_its_cpus_are_kept_awake_on_a_virtual_machine_alone(
     virtual: bool, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no longer, however the load ends."""
-    monkeypatch.setattr(awake, "under_hypervisor", lambda: virtual)
+    monkeypatch.setattr(awake, "is_due", lambda: virtual)
     seen: list[list[int]] = []
     waits = f"import sys, time; sys.stdin.read(); time.sleep(0.6); sys.exit({status})"
     with Supervisor(tmp_path / "supervisor") as supervisor:
@@ -61,16 +66,25 @@ def test_while_a_load_runs_its_cpus_are_kept_awake_on_a_virtual_machine_alone(
         assert not any(psutil.pid_exists(pid) for pid in keepers)
 
 
+VIRTUAL = "processor\t: 0\nflags\t\t: fpu hypervisor lahf_lm\n"
+REAL = "processor\t: 0\nmodel name\t: hypervisor\nflags\t\t: fpu lahf_lm\n"
+
+
 @pytest.mark.parametrize(
-    ("cpuinfo", "virtual"),
+    ("cpuinfo", "quota", "due"),
     [
-        ("processor\t: 0\nflags\t\t: fpu hypervisor lahf_lm\n", True),
-        ("processor\t: 0\nmodel name\t: hypervisor\nflags\t\t: fpu lahf_lm\n", False),
-        (None, False),
+        (VIRTUAL, None, True),
+        (VIRTUAL, "max 100000\n", True),
+        (VIRTUAL, "150000 100000\n", False),
+        (REAL, None, False),
+        (None, None, False),
     ],
 )
-def test_a_virtual_machine_is_known_by_its_flags(cpuinfo: str | None, virtual: bool, tmp_path: Path) -> None:
-    file = tmp_path / "cpuinfo"
-    if cpuinfo is not None:
-        file.write_text(cpuinfo)
-    assert awake.under_hypervisor(file) is virtual
+def test_it_is_due_on_a_virtual_machine_whose_cpu_time_is_not_limited(
+    cpuinfo: str | None, quota: str | None, due: bool, tmp_path: Path
+) -> None:
+    files = tmp_path / "cpuinfo", tmp_path / "cpu.max"
+    for file, text in zip(files, (cpuinfo, quota), strict=True):
+        if text is not None:
+            file.write_text(text)
+    assert awake.is_due(*files) is due

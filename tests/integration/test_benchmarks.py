@@ -65,7 +65,7 @@ def test_a_sleeper_is_timed_with_its_cpu_kept_awake_and_without(capfd: pytest.Ca
         [sys.executable, "-m", "benchmarks.wake_up", "--turns", "2", "--seconds", "0.1"], cwd=PROJECT, check=True
     )
     placed, _, *rows = capfd.readouterr().out.splitlines()
-    assert placed.startswith("virtual machine: ")
+    assert placed.startswith("in a run it is ")
     assert [row[:10] for row in rows] == ["left alone", "kept awake"] * 2
     for row in rows:
         wakes, *late_ms = (float(figure) for figure in row[11:].split())
