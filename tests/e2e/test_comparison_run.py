@@ -90,10 +90,12 @@ def test_both_are_loaded_hurt_seen_and_saved(page: Page, web_ui: str, tmp_path: 
     assert [[fault["fault"] for fault in one] for one in faults] == [[], ["worker-kill"]]
     assert {comparison["verdict"] for comparison in summary["comparisons"]} == {None}
     assert not [why for block in summary["blocks"] for why in block["why"] if "differ" in why]
-    inline = {share["fate"] for share in summary["shares"] if share["contender"] == "inline"}
+    inline = [share for share in summary["shares"] if share["contender"] == "inline"]
+    acknowledged = {share["fate"] for share in inline if share["request_outcome"] == "acknowledged"}
+    others = {share["fate"] for share in inline if share["request_outcome"] != "acknowledged"}
     # On a machine too slow for both, requests time out and tasks fail: that is told apart from what got mixed up.
-    assert "done" in inline
-    assert inline <= {"done", "failed", "recovered", "not_done"}, "a task of the one was taken for the other's"
+    assert {"done"} <= acknowledged <= {"done", "failed"}, "a task of the one was taken for the other's"
+    assert others <= {"recovered", "not_done"}, "a task of the one was taken for the other's"
     with page.context.expect_page() as opened:
         report.click()
     expect(opened.value.get_by_text("This run is exploratory")).to_be_visible()

@@ -22,6 +22,14 @@ from lab import awake
 print(subprocess.Popen(awake.command({CPU}, os.getpid())).pid, flush=True)
 time.sleep(600)
 """
+# In place of a load: it is over once somebody has looked what runs beside it.
+LOOKED_AT = """
+import sys, time
+from pathlib import Path
+while not Path(sys.argv[1]).exists():
+    time.sleep(0.02)
+sys.exit({status})
+"""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no SCHED_IDLE")
 
@@ -52,15 +60,23 @@ def test_while_a_load_runs_its_cpus_are_kept_awake_on_a_virtual_machine_alone(
     """And no longer, however the load ends."""
     monkeypatch.setattr(awake, "is_due", lambda: virtual)
     seen: list[list[int]] = []
-    waits = f"import sys, time; sys.stdin.read(); time.sleep(0.6); sys.exit({status})"
+    (locust := tmp_path / "locust.py").write_text(LOOKED_AT.format(status=status))
     with Supervisor(tmp_path / "supervisor") as supervisor:
 
         def tick() -> None:
             children = [supervisor.children.get(f"awake-{cpu}") for cpu in available_cpus()]
             seen.append([child.pid for child in children if child and child.runs()])
+            (tmp_path / "looked at").touch()
 
         with suppress(LabError):
-            load.drive(supervisor, [sys.executable, "-c", waits], available_cpus(), tmp_path / "log", 5, tick)
+            load.drive(
+                supervisor,
+                [sys.executable, str(locust), str(tmp_path / "looked at")],
+                available_cpus(),
+                tmp_path / "log",
+                5,
+                tick,
+            )
         keepers = set().union(*seen)
         assert len(keepers) == (len(available_cpus()) if virtual else 0)
         assert not any(psutil.pid_exists(pid) for pid in keepers)
