@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import psycopg
 
 from lab.priority import step_back
+from lab.stacks.servers import CONNECT_WITHIN_S
 from lab.stacks.supervisor import StackError
 
 EVERY_S = 1.0
-CONNECT_WITHIN_S = 5
 AWAY = (OSError, psycopg.Error, smtplib.SMTPException)
 
 

@@ -9,6 +9,7 @@ import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from lab.environment import available_cpus, place
+from lab.priority import step_back
 from lab.stacks import servers
 from lab.stacks.local import Servers
 from lab.stacks.servers import MailSink, Postgres, Redis
@@ -25,6 +26,12 @@ TOGETHER = {
     "tests/unit/test_crossover.py",
     "tests/unit/test_report.py",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests that run beside others be of the rank of the lab, which would starve for its neighbours' sake."""
+    if hasattr(config, "workerinput"):
+        step_back()
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc]

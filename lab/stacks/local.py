@@ -418,7 +418,9 @@ def _rows(database_url: str) -> list[dict[str, Any]]:
     """Return what the tasks left in the database, as another's app does not. Raises StackError where nobody can say."""
     rows: list[dict[str, Any]] = []
     try:
-        with psycopg.connect(database_url, connect_timeout=5, row_factory=dict_row, autocommit=True) as connection:
+        with psycopg.connect(
+            database_url, connect_timeout=servers.CONNECT_WITHIN_S, row_factory=dict_row, autocommit=True
+        ) as connection:
             for query in (CONVERSATIONS, DOCUMENTS):
                 with suppress(*NOT_OURS):
                     rows += connection.execute(query)

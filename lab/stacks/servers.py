@@ -38,6 +38,8 @@ AWAY = (OSError, psycopg.Error, redis_client.RedisError, smtplib.SMTPException)
 
 UP_WITHIN_S = 30.0
 POLL_S = 0.02
+# Far more than a server takes: the lab steps back for everybody, and its own waiting must not be taken for a server's.
+CONNECT_WITHIN_S = 30
 STOP_GRACE_S = 5.0
 PORTS = (20_000, 32_768)
 
@@ -92,7 +94,7 @@ class Postgres(Server):
     def create_database(self, name: str) -> str:
         """Create an empty database and return its URL. Raises StackError where there is one of that name."""
         try:
-            with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
+            with psycopg.connect(self.url, autocommit=True, connect_timeout=CONNECT_WITHIN_S) as connection:
                 connection.execute(sql.SQL(CREATE).format(sql.Identifier(name)))
         except psycopg.Error as error:
             raise StackError(f"PostgreSQL would not create the database {name}: {_first_line(error)}.") from error
@@ -134,7 +136,7 @@ def remove_traces(url: str, database: str | None) -> None:
         with _redis_client(url) as client:
             client.flushdb()
         return
-    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+    with psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_WITHIN_S) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
 

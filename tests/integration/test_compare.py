@@ -194,6 +194,7 @@ def test_ctrl_c_ends_in_order_and_reports(tmp_path: Path) -> None:
     assert not alive(processes)
 
 
+@pytest.mark.alone  # beside others the tests are of the lab's rank, and so is all that they start
 def test_sigterm_ends_in_order_too(tmp_path: Path) -> None:
     """As a shutdown or `timeout` sends it: reported, and nothing is left running.
 

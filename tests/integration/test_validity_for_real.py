@@ -321,6 +321,7 @@ def test_shared_servers_that_are_killed_void_the_block(fragile: Servers, tmp_pat
     assert {"The mail sink was away: its process ended.", "PostgreSQL was away: its process ended."} <= set(block.why)
 
 
+@pytest.mark.alone  # beside others the pulse, which steps back for everybody, would ask too rarely
 def test_shared_servers_that_hang_or_hang_up_void_the_block(fragile: Servers, tmp_path: Path) -> None:
     """Both stand still for two seconds; then PostgreSQL ends all connections, as it does where a backend is killed."""
 

@@ -13,6 +13,8 @@ PROGRAM = """
 import os, resource, sys
 from loadtests.promptness import be_prompt
 
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
 def policy():
     return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
 
