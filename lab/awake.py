@@ -17,14 +17,21 @@ STEPS = 10_000  # between two looks for who started it
 def is_due(cpuinfo: Path = Path("/proc/cpuinfo"), quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> bool:
     """Return whether CPUs are to be kept awake: on a virtual machine, as far as the kernel says.
 
-    Not where the CPU time of a container is limited, which this would use up.
+    Not where the CPU time of a container is limited, which this would use up, nor where who asks has stepped back: what
+    it measures would be of no higher rank than what keeps its CPUs awake.
     """
+    if _has_stepped_back():
+        return False
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
         return False
     limited = quota.exists() and not quota.read_text().startswith("max")
     return not limited and any("hypervisor" in line.split() for line in lines if line.startswith("flags"))
+
+
+def _has_stepped_back() -> bool:
+    return hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(0) == os.SCHED_IDLE
 
 
 def command(cpu: int, parent: int) -> list[str]:
@@ -36,7 +43,7 @@ def keep(cpu: int, parent: int) -> None:
     """Keep a CPU awake; not where the process cannot step back for everybody else."""
     os.sched_setaffinity(0, [cpu])
     step_back()
-    while os.sched_getscheduler(0) == os.SCHED_IDLE and os.getppid() == parent:
+    while _has_stepped_back() and os.getppid() == parent:
         for _ in range(STEPS):
             os.sched_yield()
 

@@ -40,8 +40,8 @@ def test_a_keeper_has_stepped_back_on_its_cpu_and_ends_with_whoever_started_it()
         assert starter.stdout
         keeper = psutil.Process(int(starter.stdout.readline()))
         try:
+            assert until(lambda: keeper.cpu_affinity() == [CPU])
             assert until(lambda: os.sched_getscheduler(keeper.pid) == os.SCHED_IDLE)
-            assert keeper.cpu_affinity() == [CPU]
             used_s = keeper.cpu_times().user
             assert until(lambda: keeper.cpu_times().user > used_s), "it keeps the CPU busy"
         finally:
@@ -87,18 +87,21 @@ REAL = "processor\t: 0\nmodel name\t: hypervisor\nflags\t\t: fpu lahf_lm\n"
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "quota", "due"),
+    ("cpuinfo", "quota", "rank", "due"),
     [
-        (VIRTUAL, None, True),
-        (VIRTUAL, "max 100000\n", True),
-        (VIRTUAL, "150000 100000\n", False),
-        (REAL, None, False),
-        (None, None, False),
+        (VIRTUAL, None, "SCHED_OTHER", True),
+        (VIRTUAL, "max 100000\n", "SCHED_OTHER", True),
+        (VIRTUAL, "150000 100000\n", "SCHED_OTHER", False),
+        (VIRTUAL, None, "SCHED_IDLE", False),
+        (REAL, None, "SCHED_OTHER", False),
+        (None, None, "SCHED_OTHER", False),
     ],
 )
 def test_it_is_due_on_a_virtual_machine_whose_cpu_time_is_not_limited(
-    cpuinfo: str | None, quota: str | None, due: bool, tmp_path: Path
+    cpuinfo: str | None, quota: str | None, rank: str, due: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor where who asks is itself of the rank of what would keep them awake."""
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: getattr(os, rank))
     files = tmp_path / "cpuinfo", tmp_path / "cpu.max"
     for file, text in zip(files, (cpuinfo, quota), strict=True):
         if text is not None:
