@@ -17,8 +17,8 @@ STEPS = 10_000  # between two looks for who started it
 def is_due(cpuinfo: Path = Path("/proc/cpuinfo"), quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> bool:
     """Return whether CPUs are to be kept awake: on a virtual machine, as far as the kernel says.
 
-    Not where the CPU time of a container is limited, which this would use up, nor where who asks has stepped back: what
-    it measures would be of no higher rank than what keeps its CPUs awake.
+    Not where the CPU time of a container is limited, which this would use up, nor where the whole process has stepped
+    back, and not only threads of it: what it starts would be of no higher rank than what keeps its CPUs awake.
     """
     if _has_stepped_back():
         return False
@@ -31,7 +31,7 @@ def is_due(cpuinfo: Path = Path("/proc/cpuinfo"), quota: Path = Path("/sys/fs/cg
 
 
 def _has_stepped_back() -> bool:
-    return hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(0) == os.SCHED_IDLE
+    return hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(os.getpid()) == os.SCHED_IDLE  # of the main thread
 
 
 def command(cpu: int, parent: int) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 from lab.cli import choose_scenarios
 from lab.compare import begin, place_or_refuse
 from lab.contenders import load_contenders
-from lab.environment import PROJECT, available_cpus
+from lab.environment import PROJECT
 from lab.globs import no_glob
 from lab.run import plan_blocks
 from lab.rundir import Plan, RunDir
@@ -208,10 +208,12 @@ def test_sigterm_ends_in_order_too(tmp_path: Path) -> None:
         threads = [int(thread.name) for thread in Path(f"/proc/{lab.pid}/task").iterdir()]
         allowed = [os.sched_getaffinity(thread) for thread in threads]
         assert len(threads) > 1
-        assert not set().union(*allowed) & set(the_run(tmp_path).read().environment.placement.contender)
+        environment = the_run(tmp_path).read().environment
+        assert not set().union(*allowed) & set(environment.placement.contender)
         assert os.SCHED_IDLE in map(os.sched_getscheduler, threads)
         measured = [process.pid for process in processes if "lab.awake" not in process.cmdline()]
-        assert len(measured) >= len(processes) - len(available_cpus())
+        kept_awake = len(environment.placement.generator) if environment.kept_awake else 0
+        assert len(measured) == len(processes) - kept_awake
         assert os.SCHED_IDLE not in map(os.sched_getscheduler, measured)
         lab.send_signal(signal.SIGTERM)
         output, _ = lab.communicate(timeout=60)
