@@ -173,6 +173,16 @@ def test_memory_is_there(own: Supervisor, tmp_path: Path) -> None:
     assert all(rss > 50e6 and 25e6 < pss < 45e6 for rss, pss in sizes)
 
 
+def test_the_generators_memory_map_is_left_alone(own: Supervisor, tmp_path: Path) -> None:
+    """While the lab walks its page tables the generator, that asks for more memory, waits, and is late."""
+    generator = start(own, "locust", "import time\nprint('ready')\ntime.sleep(600)", tmp_path / "log")
+    with Sampler(lambda: {generator.pid: "generator"}, tmp_path / "resources.parquet"):
+        pass
+    ((rss, pss),) = rows(tmp_path / "resources.parquet", "SELECT rss_bytes, pss_bytes FROM samples")
+    assert rss > 1e6
+    assert pss is None
+
+
 def test_an_error_in_sampling_is_not_swallowed(tmp_path: Path) -> None:
     """A block without its resources must not look like one in which nothing was used."""
     with pytest.raises(ZeroDivisionError), Sampler(lambda: {1 // 0: "api"}, tmp_path / "resources.parquet"):
