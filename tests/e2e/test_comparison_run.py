@@ -18,6 +18,7 @@ from tests.support import until
 pytestmark = pytest.mark.e2e
 NAMES = ["inline", "celery"]
 START = re.compile("start", re.IGNORECASE)
+RATE = "20"  # of each: what a slow machine of two CPUs carries for both, so that no request of inline times out
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def page(browser: Browser) -> Iterator[Page]:
 def start(page: Page, url: str, contender: str, in_flight: str = "1000") -> None:
     """Fill in the start form, and press its button."""
     page.goto(url)
-    page.get_by_label("Number of users").fill("40")
-    page.get_by_label("Ramp up").fill("40")
+    page.get_by_label("Number of users").fill(RATE)
+    page.get_by_label("Ramp up").fill(RATE)
     page.get_by_text("Custom parameters").click()
     page.locator('select[name="contender"]').select_option(contender)
     page.locator('input[name="inFlight"]').fill(in_flight)
@@ -60,7 +61,7 @@ def test_both_are_loaded_hurt_seen_and_saved(page: Page, web_ui: str, tmp_path: 
     start(page, web_ui, "both")
     page.get_by_role("link", name="Comparison").click()
     status, save = page.get_by_role("status"), page.get_by_role("button", name="Save")
-    expect(status).to_contain_text("Running mixed at 40/s")
+    expect(status).to_contain_text(f"Running mixed at {RATE}/s")
     for name in NAMES:
         expect(figure(page, f"{name}/recent/acknowledged")).to_have_text(re.compile(r"^[\d,]{3,}$"), timeout=30_000)
     expect(save).to_be_disabled()
@@ -90,12 +91,8 @@ def test_both_are_loaded_hurt_seen_and_saved(page: Page, web_ui: str, tmp_path: 
     assert [[fault["fault"] for fault in one] for one in faults] == [[], ["worker-kill"]]
     assert {comparison["verdict"] for comparison in summary["comparisons"]} == {None}
     assert not [why for block in summary["blocks"] for why in block["why"] if "differ" in why]
-    inline = [share for share in summary["shares"] if share["contender"] == "inline"]
-    acknowledged = {share["fate"] for share in inline if share["request_outcome"] == "acknowledged"}
-    others = {share["fate"] for share in inline if share["request_outcome"] != "acknowledged"}
-    # On a machine too slow for both, requests time out and tasks fail: that is told apart from what got mixed up.
-    assert {"done"} <= acknowledged <= {"done", "failed"}, "a task of the one was taken for the other's"
-    assert others <= {"recovered", "not_done"}, "a task of the one was taken for the other's"
+    inline = {share["fate"] for share in summary["shares"] if share["contender"] == "inline"}
+    assert inline == {"done"}, "a task of the one was taken for the other's"
     with page.context.expect_page() as opened:
         report.click()
     expect(opened.value.get_by_text("This run is exploratory")).to_be_visible()

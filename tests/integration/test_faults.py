@@ -185,9 +185,9 @@ def test_without_a_fault_nothing_is_done(shared: Servers, tmp_path: Path) -> Non
     """The process that was there is still there after the window."""
     with stack(shared, stub(tmp_path), tmp_path) as running:
         hit = family(running, [running.api])
-        samples, _, _ = under_load(tmp_path, 0, 0.5)
+        samples, _, end_ns = under_load(tmp_path, 0, 0.5)
         with Nemesis(None, running, samples, seed=1, injections=INJECTIONS) as nemesis:
-            time.sleep(0.6)
+            assert until(lambda: time.monotonic_ns() > end_ns)
             assert nemesis.records() == []
         assert alive(hit) == hit
 
