@@ -19,8 +19,8 @@ from lab.priority import step_back
 EVERY_S = 0.5
 # The kernel walks a process's page tables for its PSS, with its memory map locked: less often than the rest.
 PSS_EVERY_S = 4.0
-# And never that of the generator, which would be late: it waits for the lock where it asks for memory, and the lab, which
-# steps back with the lock in hand, may not get on for milliseconds.
+# And never that of the generator, which would be late: it waits for the lock where it asks for memory, and the lab,
+# which steps back with the lock in hand, may not get on for milliseconds.
 NO_PSS_OF = "generator"
 
 

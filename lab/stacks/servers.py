@@ -38,8 +38,8 @@ AWAY = (OSError, psycopg.Error, redis_client.RedisError, smtplib.SMTPException)
 
 UP_WITHIN_S = 30.0
 POLL_S = 0.02
-# To PostgreSQL. Far more than it takes: psycopg keeps this time itself, and the lab, which steps back for everybody, must
-# not take its own waiting for the server's. That a server hangs is seen by the pulse, after a second.
+# To PostgreSQL. Far more than it takes: psycopg keeps this time itself, and the lab, which steps back for everybody,
+# must not take its own waiting for the server's. That a server hangs is seen by the pulse, after a second.
 CONNECT_WITHIN_S = 30
 STOP_GRACE_S = 5.0
 PORTS = (20_000, 32_768)
