@@ -334,7 +334,7 @@ def test_shared_servers_that_hang_or_hang_up_void_the_block(fragile: Servers, tm
         next(one for one in backends if "postgres postgres" in " ".join(one.cmdline())).kill()
 
     with once_under_load(tmp_path, hang_and_hang_up):
-        block, _ = measure_block(fragile, tmp_path, CONSTANT, gets(rate=50, duration_s=5.5))
+        block, _ = measure_block(fragile, tmp_path, CONSTANT, gets(rate=50, duration_s=8))
     assert (block.state, block.valid) == ("finished", False)
     for said in ("PostgreSQL hung:", "The mail sink hung:", "PostgreSQL was away: it hung up"):
         assert any(why.startswith(said) for why in block.why), block.why
