@@ -15,8 +15,8 @@ from lab.rundir import CALIBRATE_AA, Plan, RunDir, RunRecord, ScenarioRecord
 ROUNDS = stats.ROUNDS_NEEDED
 GROUPS = 11
 COMPARISONS_NEEDED = 20
-# Past the first full collection of the API's garbage under load. It holds up just as many as p95 is about in a window of
-# four seconds: whether it falls into that is chance.
+# Past the first full collection of the API's garbage under load. It holds up just as many as p95 is about in a window
+# of four seconds: whether it falls into that is chance.
 WARMUP_S = 6
 EXTRA_WORK = 0.1
 EXTRA = f"{EXTRA_WORK * 100:g} %"
