@@ -106,7 +106,8 @@ def test_one_that_was_stopped_stays_stopped(own: Supervisor, tmp_path: Path) -> 
     child = start_python(own, "phoenix", "", tmp_path / "log", restart=True)
     assert until(lambda: child.poll() == 0)
     own.stop("phoenix", grace_s=5)
-    time.sleep(1.3)
+    later = start_python(own, "later", "", tmp_path / "later.log", restart=True)
+    assert until(lambda: later.starts == 2), "nor does one that ended after it"
     assert child.starts == 1
 
 
