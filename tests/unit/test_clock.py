@@ -1,11 +1,44 @@
-"""The share of stolen CPU time: of which CPUs, and when."""
+"""The two clocks, looked at together; and the share of stolen CPU time: of which CPUs, and when."""
+
+import time
 
 import pytest
 
-from lab.clock import StealReading, steal_share
+from lab import clock
+from lab.clock import ClockReading, StealReading, steal_share
 from tests.support import steal
 
 S = 10**9
+
+
+class Paused:
+    """The clocks of a process that is kept from running after a certain look at one of them, for a fifth of a second."""
+
+    def __init__(self, after: int) -> None:
+        self.looks_left = after
+
+    def time_ns(self) -> int:
+        return self._pause(time.time_ns())
+
+    def monotonic_ns(self) -> int:
+        return self._pause(time.monotonic_ns())
+
+    def _pause(self, read_ns: int) -> int:
+        self.looks_left -= 1
+        if self.looks_left == 0:
+            time.sleep(0.2)
+        return read_ns
+
+
+@pytest.mark.parametrize("look", range(1, 6))
+def test_a_pause_between_looking_at_one_clock_and_the_other_is_no_step(
+    look: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is of the lowest rank is kept from running anywhere."""
+    before = ClockReading.now()
+    monkeypatch.setattr(clock, "time", Paused(after=look))
+    assert abs(before.step_ms(ClockReading.now())) < 50
+
 
 
 def test_what_is_stolen_of_other_cpus_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
