@@ -61,8 +61,7 @@ def measure_block(
     with open(os.devnull, "w") as nowhere:
         progress = Progress(Console(file=nowhere), {})
         Experiment(directory, run, shared.supervisor, shared, NoInterrupt(), progress).measure()
-    *repeated, block = directory.read().blocks
-    print("measured again:", [one.why for one in repeated])  # which pytest shows where a test fails
+    block = directory.read().blocks[-1]
     return block, directory.block(block)
 
 

@@ -12,7 +12,7 @@ S = 10**9
 
 
 class Paused:
-    """The clocks of a process that is kept from running after a certain look at one of them, for a fifth of a second."""
+    """The clocks of a process that is kept from running for a fifth of a second after a certain look at one of them."""
 
     def __init__(self, after: int) -> None:
         self.looks_left = after
@@ -38,7 +38,6 @@ def test_a_pause_between_looking_at_one_clock_and_the_other_is_no_step(
     before = ClockReading.now()
     monkeypatch.setattr(clock, "time", Paused(after=look))
     assert abs(before.step_ms(ClockReading.now())) < 50
-
 
 
 def test_what_is_stolen_of_other_cpus_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
