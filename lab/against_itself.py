@@ -11,7 +11,7 @@ from lab.report.metrics import PRIMARY, Measured, finished, paired
 from lab.report.summary import AgainstItself, Calibration, Compared
 from lab.rundir import CALIBRATE_AA, Plan, RunDir, RunRecord, ScenarioRecord
 
-# Rounds of one comparison; a group of rounds has two of either kind.
+# Rounds of one comparison; where no block is void, a group of rounds has two of either kind.
 ROUNDS = stats.ROUNDS_NEEDED
 GROUPS = 11
 COMPARISONS_NEEDED = 20
@@ -72,7 +72,7 @@ def plan_against_itself(seed: int, groups: int = GROUPS) -> Plan:
         horizon_s=15,
     )
     blocks = plan.rounds * len(plan.contenders) * len(plan.scenarios)
-    return plan.model_copy(update={"void_repeats": blocks // 10})  # of a lost block a whole comparison is lost
+    return plan.model_copy(update={"void_repeats": blocks // 10})
 
 
 def judge(directory: RunDir, run: RunRecord) -> Calibration:
@@ -93,23 +93,28 @@ def compare(run: RunRecord, valid: list[Measured]) -> tuple[Compared, Compared]:
     """Return how often the verdicts called different what is alike, and what is not."""
     one, again = (contender.name for contender in run.plan.contenders)
     work, more = (scenario.name for scenario in run.plan.scenarios)
-    alike = [group for load in (work, more) for group in _groups(run, valid, (one, load), (again, load))]
-    unlike = [group for name in (one, again) for group in _groups(run, valid, (name, work), (name, more))]
-    return counted(alike, PRIMARY, {"faster", "slower"}), counted(unlike, [DONE], {"slower"})
+    alike = [group for load in (work, more) for group in _groups(valid, (one, load), (again, load))]
+    unlike = [group for name in (one, again) for group in _groups(valid, (name, work), (name, more))]
+    planned = 2 * (run.plan.rounds // ROUNDS)
+    return counted(alike, planned, PRIMARY, {"faster", "slower"}), counted(unlike, planned, [DONE], {"slower"})
 
 
-def _groups(run: RunRecord, blocks: list[Measured], baseline: Arm, other: Arm) -> Iterator[Group]:
-    """Yield the comparisons of two arms, one for every group of rounds."""
-    for first in range(1, run.plan.rounds + 1, ROUNDS):
-        own = [block for block in blocks if first <= block.record.round < first + ROUNDS]
-        one, another = (
-            [block for block in own if (block.record.contender, block.record.scenario) == arm]
-            for arm in (baseline, other)
-        )
+def _groups(valid: list[Measured], baseline: Arm, other: Arm) -> Iterator[Group]:
+    """Yield the comparisons of two arms: each is of the next five rounds in which both blocks are valid.
+
+    So a void block costs a round, not a comparison. What voids it is the machine's doing, whichever of the two it was.
+    """
+    arms = [
+        {block.record.round: block for block in valid if (block.record.contender, block.record.scenario) == arm}
+        for arm in (baseline, other)
+    ]
+    rounds = sorted(arms[0].keys() & arms[1].keys())
+    for last in range(ROUNDS, len(rounds) + 1, ROUNDS):
+        one, another = ([arm[number] for number in rounds[last - ROUNDS : last]] for arm in arms)
         yield Group({metric: paired(one, another, "all", metric, ROUNDS)[1] for metric in PRIMARY})
 
 
-def counted(groups: list[Group], metrics: list[str], different: set[stats.Verdict]) -> Compared:
+def counted(groups: list[Group], planned: int, metrics: list[str], different: set[stats.Verdict]) -> Compared:
     """Return in how many comparisons at least one of the verdicts on these metrics is among ``different``.
 
     A comparison counts where no verdict on them is unknown.
@@ -120,7 +125,7 @@ def counted(groups: list[Group], metrics: list[str], different: set[stats.Verdic
     low, high = stats.wilson(count, len(judged)) if judged else (None, None)
     ratio = stats.paired_ratio([ratio for group in groups for ratio in group.paired[DONE].ratios()])
     return Compared(
-        planned=len(groups),
+        planned=planned,
         judged=len(judged),
         different=count,
         low=low,

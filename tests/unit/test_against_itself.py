@@ -1,5 +1,6 @@
 """What `lab calibrate --aa` makes of its verdicts: false alarms, work that is missed, too few comparisons."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -25,8 +26,11 @@ NO_BACKLOG = BlockBacklog([0], 0.0, [])
 MORE = {("inline", "more-work"): 2.0, ("inline-again", "more-work"): 2.0}
 
 
-def compared(slowness: dict[Arm, float]) -> tuple[Compared, Compared]:
-    """Return what is made of ten rounds in which blocks differ by their slowness, 1 unless it is given, and noise."""
+def compared(slowness: dict[Arm, float], void: Collection[tuple[int, Arm]] = ()) -> tuple[Compared, Compared]:
+    """Return what is made of ten rounds in which blocks differ by their slowness, 1 unless it is given, and noise.
+
+    ``void`` are those that are not valid, by round.
+    """
     random = Random(1)
     run = empty_run(plan_against_itself(seed=3, groups=2))
     run.blocks = plan_blocks(run.plan)
@@ -35,7 +39,12 @@ def compared(slowness: dict[Arm, float]) -> tuple[Compared, Compared]:
         slow = slowness.get((record.contender, record.scenario), 1.0)
         figures = {metric: slow * random.lognormvariate(0, 0.02) for metric in METRICS}
         blocks.append(Measured(record, BlockMeasures({"all": figures}, {}, {}, [], [], [], {}, None, NO_BACKLOG)))
-    return compare(run, blocks)
+    valid = [block for block in blocks if (block.record.round, _arm(block)) not in void]
+    return compare(run, valid)
+
+
+def _arm(block: Measured) -> Arm:
+    return block.record.contender, block.record.scenario
 
 
 def counts(one: Compared) -> tuple[int, int, int]:
@@ -56,6 +65,14 @@ def test_a_twin_that_is_slower_is_an_alarm() -> None:
     assert (counts(alike), counts(unlike)) == ((4, 4, 2), (4, 4, 2))
 
 
+def test_a_void_block_costs_a_round_and_not_a_comparison() -> None:
+    """Of ten rounds two leave eight, wherever they are: one comparison of five. Six leave four: none."""
+    arm = ("inline", "work")
+    two, six = ([(number, arm) for number in rounds] for rounds in ((1, 6), range(1, 7)))
+    assert [counts(each) for each in compared(MORE, void=two)] == [(4, 3, 0), (4, 3, 3)]
+    assert [counts(each) for each in compared(MORE, void=six)] == [(4, 2, 0), (4, 2, 2)]
+
+
 def group(response: list[float], done: list[float]) -> Group:
     """Return a comparison of five rounds; the other's figures, where the baseline's are 1."""
     figures = zip(METRICS, (response, done), strict=True)
@@ -69,10 +86,10 @@ def test_one_verdict_of_two_is_an_alarm_and_an_unknown_one_is_no_comparison() ->
     """A block is void in one, and in another a figure infinite: neither is called the same."""
     groups = [group(SAME, SAME), group(SLOWER, SAME), group(SAME, SLOWER), group(SLOWER, SLOWER)]
     unknown = [group(SAME[:4], SAME[:4]), group(SAME, [*SAME[:4], float("inf")])]
-    found = counted(groups + unknown, METRICS, {"faster", "slower"})
-    assert counts(found) == (6, 4, 3)
+    found = counted(groups + unknown, 8, METRICS, {"faster", "slower"})
+    assert counts(found) == (8, 4, 3)
     assert (found.low, found.high) == stats.wilson(3, 4)
-    assert counts(counted(unknown, METRICS, {"slower"})) == (2, 0, 0)
+    assert counts(counted(unknown, 2, METRICS, {"slower"})) == (2, 0, 0)
 
 
 def of(different: int, judged: int) -> Compared:
