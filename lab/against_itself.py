@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from math import ceil
 from typing import NamedTuple
 
 from lab import stats
@@ -95,7 +96,7 @@ def compare(run: RunRecord, valid: list[Measured]) -> tuple[Compared, Compared]:
     work, more = (scenario.name for scenario in run.plan.scenarios)
     alike = [group for load in (work, more) for group in _groups(valid, (one, load), (again, load))]
     unlike = [group for name in (one, again) for group in _groups(valid, (name, work), (name, more))]
-    planned = 2 * (run.plan.rounds // ROUNDS)
+    planned = 2 * ceil(run.plan.rounds / ROUNDS)
     return counted(alike, planned, PRIMARY, {"faster", "slower"}), counted(unlike, planned, [DONE], {"slower"})
 
 
