@@ -289,7 +289,7 @@ def examine(out: Out = Path("runs")) -> None:
 @app.command()
 def calibrate(
     against_itself: Annotated[
-        bool, typer.Option("--aa", help="Try the verdicts instead: a contender against itself, at most 60 minutes.")
+        bool, typer.Option("--aa", help="Try the verdicts instead: a contender against itself, in about an hour.")
     ] = False,
     seed: Seed = None,
     out: Out = Path("runs"),

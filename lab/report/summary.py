@@ -354,7 +354,7 @@ class Compared(Part):
     different: int = Field(description="in which a difference was found")
     low: Figure = Field(description="Wilson's 95 % interval of their share in those judged; null where there are none")
     high: Figure
-    done_ratio: Figure = Field(description="p95 of time to done, geometric mean over all rounds of all comparisons")
+    done_ratio: Figure = Field(description="p95 of time to done, geometric mean over the rounds of all comparisons")
     done_ratio_low: Figure = Field(description="95 % t-interval over the log ratios")
     done_ratio_high: Figure
 

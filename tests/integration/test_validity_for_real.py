@@ -97,15 +97,16 @@ def test_on_an_undisturbed_machine_it_is_known_what_the_broker_used(shared: Serv
 def test_an_undisturbed_block_is_valid(shared: Servers, tmp_path: Path) -> None:
     """With work, journal, effects and bystanders; while the machine disturbs it, and nothing else, again and again.
 
-    Where it disturbs every one, the kernel must have counted for all of them what makes a block void.
+    Where the CPU was taken away in each of them, which the kernel must have counted too, there was none to be valid.
     """
     scenario, cpus, before_s = load_of("mixed", rate=20, warmup_s=0.5, duration_s=4), available_cpus(), stolen_s()
     block, folder = measure_block(shared, tmp_path, KNOWN["inline"], scenario, void_repeats=6)
     stolen = stolen_s() - before_s
     (run_dir,) = tmp_path.iterdir()
-    *disturbed, _ = blocks = RunDir(run_dir).read().blocks
-    assert [why for each in disturbed for why in each.why if not why.startswith(OF_THE_MACHINE)] == []
-    if not block.valid and stolen > len(blocks) * STEAL_SHARE * scenario.duration_s * len(cpus):
+    blocks = RunDir(run_dir).read().blocks
+    assert [why for each in blocks for why in each.why if not why.startswith(OF_THE_MACHINE)] == []
+    in_each = all(each.instrument.get("steal_share", 0) > STEAL_SHARE for each in blocks)
+    if in_each and stolen > len(blocks) * STEAL_SHARE * scenario.duration_s * len(cpus):
         pytest.skip(f"its host took this machine's CPUs for {stolen:.1f} s: it left none of {len(blocks)} blocks alone")
     assert (block.state, block.valid, block.why) == ("finished", True, [])
     assert outcomes(folder).keys() == {"acknowledged"}
@@ -369,11 +370,11 @@ def test_a_postgresql_that_is_killed_takes_the_evidence_along(fragile: Servers, 
     assert "The rows of the block could not be read" in unread
 
 
-# Hangs up on whoever was silent for half a second; the lab asks once a second.
+# Hangs up on whoever was silent for a fifth of a second; the lab asks twice a second.
 IMPATIENT = """
 import asyncio, functools, pathlib, sys
 from lab.stacks import mailsink
-mailsink.SMTP = functools.partial(mailsink.SMTP, timeout=0.5)
+mailsink.SMTP = functools.partial(mailsink.SMTP, timeout=0.2)
 asyncio.run(mailsink.serve(int(sys.argv[1]), pathlib.Path(sys.argv[2])))
 """
 

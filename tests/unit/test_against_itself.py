@@ -26,17 +26,20 @@ NO_BACKLOG = BlockBacklog([0], 0.0, [])
 MORE = {("inline", "more-work"): 2.0, ("inline-again", "more-work"): 2.0}
 
 
-def compared(slowness: dict[Arm, float], void: Collection[tuple[int, Arm]] = ()) -> tuple[Compared, Compared]:
+def compared(
+    slowness: dict[Arm, float], void: Collection[tuple[int, Arm]] = (), first_slow: int = 1
+) -> tuple[Compared, Compared]:
     """Return what is made of ten rounds in which blocks differ by their slowness, 1 unless it is given, and noise.
 
-    ``void`` are those that are not valid, by round.
+    ``void`` are those that are not valid, by round; before the first slow round all are alike.
     """
     random = Random(1)
     run = empty_run(plan_against_itself(seed=3, groups=2))
     run.blocks = plan_blocks(run.plan)
     blocks = []
     for record in run.blocks:
-        slow = slowness.get((record.contender, record.scenario), 1.0)
+        arm = record.contender, record.scenario
+        slow = slowness.get(arm, 1.0) if record.round >= first_slow else 1.0
         figures = {metric: slow * random.lognormvariate(0, 0.02) for metric in METRICS}
         blocks.append(Measured(record, BlockMeasures({"all": figures}, {}, {}, [], [], [], {}, None, NO_BACKLOG)))
     valid = [block for block in blocks if (block.record.round, _arm(block)) not in void]
@@ -66,11 +69,19 @@ def test_a_twin_that_is_slower_is_an_alarm() -> None:
 
 
 def test_a_void_block_costs_a_round_and_not_a_comparison() -> None:
-    """Of ten rounds two leave eight, wherever they are: one comparison of five. Six leave four: none."""
-    arm = ("inline", "work")
-    two, six = ([(number, arm) for number in rounds] for rounds in ((1, 6), range(1, 7)))
-    assert [counts(each) for each in compared(MORE, void=two)] == [(4, 3, 0), (4, 3, 3)]
+    """Of ten rounds two leave eight, wherever and whose they are: one comparison of five. Six leave four: none."""
+    one, again = ("inline", "work"), ("inline-again", "work")
+    two = [(1, one), (6, again)]
+    six = [*((number, one) for number in (1, 2, 3)), *((number, again) for number in (4, 5, 6))]
+    assert [counts(each) for each in compared(MORE, void=two)] == [(4, 3, 0), (4, 2, 2)]
     assert [counts(each) for each in compared(MORE, void=six)] == [(4, 2, 0), (4, 2, 2)]
+
+
+def test_each_round_is_of_one_comparison() -> None:
+    """A twin that is slower from the sixth round on, under one load: one alarm in four, in a quarter of the rounds."""
+    alike, unlike = compared({("inline-again", "work"): 4.0}, first_slow=6)
+    assert (counts(alike), counts(unlike)) == ((4, 4, 1), (4, 4, 0))
+    assert (alike.done_ratio, unlike.done_ratio) == pytest.approx((4**0.25, 4**-0.25), rel=0.02)
 
 
 def group(response: list[float], done: list[float]) -> Group:
