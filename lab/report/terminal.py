@@ -48,7 +48,7 @@ def show(summary: Summary, console: Console) -> None:
     console.print()
     for sentence in summary.sentences:
         style = next((colour for word, colour in COLOURS.items() if f": {word} by" in sentence), "")
-        _say(console, sentence.replace("`", ""), bullet="-", style=style)
+        _say(console, sentence, bullet="-", style=style)
 
 
 def _show_capacities(summary: Summary, console: Console) -> None:
@@ -82,7 +82,7 @@ def _show_table(title: str, told: tables.Table, console: Console) -> None:
 
 def _say(console: Console, sentence: str, bullet: str, style: str) -> None:
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_row(bullet, Text(sentence, style=style))
+    grid.add_row(bullet, Text(sentence.replace("`", ""), style=style))
     console.print(grid)
 
 

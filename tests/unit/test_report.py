@@ -599,6 +599,13 @@ def test_a_contender_that_never_finished_a_block_leaves_unknowns(tmp_path: Path)
     assert any("failed: The worker did not start." in limitation for limitation in summary.limitations)
 
 
+def test_a_command_in_a_limit_is_shown_as_one(run: Path, summary: Summary) -> None:
+    """As code on the page, bare in the terminal; without backticks in either."""
+    terminal.show(summary, Console(file=(printed := StringIO()), width=300))
+    assert "<code>lab calibrate</code> under the same <code>--out</code> makes one." in (run / "report.html").read_text()
+    assert "lab calibrate under the same --out makes one." in printed.getvalue()
+
+
 def test_limits_of_the_machine_stand_above_the_numbers(summary: Summary, tmp_path: Path) -> None:
     """One core, not pinned, no calibration; and none of it where it does not hold."""
     assert any("one core" in limitation for limitation in summary.limitations)
