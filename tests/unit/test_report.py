@@ -602,7 +602,9 @@ def test_a_contender_that_never_finished_a_block_leaves_unknowns(tmp_path: Path)
 def test_a_command_in_a_limit_is_shown_as_one(run: Path, summary: Summary) -> None:
     """As code on the page, bare in the terminal; without backticks in either."""
     terminal.show(summary, Console(file=(printed := StringIO()), width=300))
-    assert "<code>lab calibrate</code> under the same <code>--out</code> makes one." in (run / "report.html").read_text()
+    assert (
+        "<code>lab calibrate</code> under the same <code>--out</code> makes one." in (run / "report.html").read_text()
+    )
     assert "lab calibrate under the same --out makes one." in printed.getvalue()
 
 
