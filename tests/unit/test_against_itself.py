@@ -15,7 +15,7 @@ from lab.report.measure import BlockMeasures
 from lab.report.metrics import Measured
 from lab.report.summary import AgainstItself, Calibration, Compared, Planted
 from lab.run import plan_blocks
-from lab.rundir import RunDir, RunRecord
+from lab.rundir import BlockRecord, RunDir, RunRecord
 from tests.runmaker import empty_run, make_run, plan
 
 NOW = datetime.now(UTC)
@@ -38,16 +38,15 @@ def compared(
     run.blocks = plan_blocks(run.plan)
     blocks = []
     for record in run.blocks:
-        arm = record.contender, record.scenario
-        slow = slowness.get(arm, 1.0) if record.round >= first_slow else 1.0
+        slow = slowness.get(_arm(record), 1.0) if record.round >= first_slow else 1.0
         figures = {metric: slow * random.lognormvariate(0, 0.02) for metric in METRICS}
         blocks.append(Measured(record, BlockMeasures({"all": figures}, {}, {}, [], [], [], {}, None, NO_BACKLOG)))
-    valid = [block for block in blocks if (block.record.round, _arm(block)) not in void]
+    valid = [block for block in blocks if (block.record.round, _arm(block.record)) not in void]
     return compare(run, valid)
 
 
-def _arm(block: Measured) -> Arm:
-    return block.record.contender, block.record.scenario
+def _arm(block: BlockRecord) -> Arm:
+    return block.contender, block.scenario
 
 
 def counts(one: Compared) -> tuple[int, int, int]:
