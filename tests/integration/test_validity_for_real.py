@@ -30,7 +30,6 @@ from lab.stacks.local import Servers
 from lab.stacks.servers import MailSink, free_port, wait_until_up
 from lab.stacks.stack import Stack
 from lab.stacks.supervisor import Supervisor
-from lab.validity import STEAL_SHARE
 from tests.realblocks import PLACEMENT, gets, load_of, measure_block, only
 from tests.support import steal, until
 
@@ -43,13 +42,6 @@ CONSTANT = ContenderRecord(
     journal=False,
     slots="no tasks",
 )
-# What takes the CPU away, from the whole machine or from the generator alone, or sets its clock is no part of the lab.
-OF_THE_MACHINE = ("The CPU was taken away", "The load generator was late", "The clock stepped")
-
-
-def stolen_s() -> float:
-    """Return for how long the host has given this machine's CPUs to others since the boot, in s."""
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def outcomes(folder: Path) -> dict[str, int]:
@@ -94,20 +86,18 @@ def test_on_an_undisturbed_machine_it_is_known_what_the_broker_used(shared: Serv
 
 
 @pytest.mark.alone
-def test_an_undisturbed_block_is_valid(shared: Servers, tmp_path: Path) -> None:
-    """With work, journal, effects and bystanders; while the machine disturbs it, and nothing else, again and again.
+def test_an_undisturbed_block_is_valid(shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With work, journal, effects and bystanders; while the machine makes it late, and nothing else, measured again.
 
-    Where the CPU was taken away in each of them, which the kernel must have counted too, there was none to be valid.
+    By what psutil is made to say no CPU was stolen: from inside nobody can keep a host from it, which may go on for
+    minutes.
     """
-    scenario, cpus, before_s = load_of("mixed", rate=20, warmup_s=0.5, duration_s=4), available_cpus(), stolen_s()
-    block, folder = measure_block(shared, tmp_path, KNOWN["inline"], scenario, void_repeats=6)
-    stolen = stolen_s() - before_s
+    steal(monkeypatch, max(available_cpus()) + 1, lambda _: 0.0)
+    scenario = load_of("mixed", rate=20, warmup_s=0.5, duration_s=4)
+    block, folder = measure_block(shared, tmp_path, KNOWN["inline"], scenario, void_repeats=2)
     (run_dir,) = tmp_path.iterdir()
-    blocks = RunDir(run_dir).read().blocks
-    assert [why for each in blocks for why in each.why if not why.startswith(OF_THE_MACHINE)] == []
-    in_each = all(each.instrument.get("steal_share", 0) > STEAL_SHARE for each in blocks)
-    if in_each and stolen > len(blocks) * STEAL_SHARE * scenario.duration_s * len(cpus):
-        pytest.skip(f"its host took this machine's CPUs for {stolen:.1f} s: it left none of {len(blocks)} blocks alone")
+    disturbed = [why for each in RunDir(run_dir).read().blocks[:-1] for why in each.why]
+    assert [why for why in disturbed if not why.startswith("The load generator was late")] == []
     assert (block.state, block.valid, block.why) == ("finished", True, [])
     assert outcomes(folder).keys() == {"acknowledged"}
 
