@@ -1,6 +1,8 @@
 """The two clocks, looked at together; and the share of stolen CPU time: of which CPUs, and when."""
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,20 @@ def test_what_is_stolen_of_other_cpus_does_not_count(monkeypatch: pytest.MonkeyP
     stolen = dict.fromkeys(range(8), 100.0) | {2: 0.75, 5: 0.25}
     steal(monkeypatch, 8, lambda cpu: stolen[cpu])
     assert StealReading.now([2, 5]).stolen_s == 1.0
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells what is stolen")
+def test_what_is_stolen_is_what_the_kernel_counts() -> None:
+    """The eighth figure of a CPU's line, in ticks."""
+
+    def counted_s() -> float:
+        lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+        return sum(int(line[8]) for line in lines if line[0][:3] == "cpu" and line[0] != "cpu") / os.sysconf(
+            "SC_CLK_TCK"
+        )
+
+    before_s, reading, after_s = counted_s(), StealReading.now(range(os.cpu_count() or 1)), counted_s()
+    assert before_s - 1e-6 <= reading.stolen_s <= after_s + 1e-6
 
 
 def test_where_nobody_tells_what_is_stolen_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
