@@ -19,7 +19,7 @@ __all__ = ["DocumentError", "EmptyFileError", "UnknownKindError", "process", "sn
 
 CHUNK_CHARS = 400
 CHINESE_WEIGHT = 4  # a Chinese character says about as much as four letters
-MAX_CHUNKS = 5_000  # stored in about a second
+MAX_CHUNKS = 5_000  # a book of two million characters
 
 TOO_MANY_CHUNKS = f"The document is too long: it has more than {MAX_CHUNKS:,} passages."
 NO_TEXT = "The document has no text (a scanned page is a picture, not text)."

@@ -4,7 +4,8 @@ Every event loop has a store of its own: open it at start, close it at the end. 
 PostgreSQL (refused, gone, or there and silent) raises StoreUnavailable within TIMEOUT_S, and what was begun is undone
 when the server comes back:
 
-- a change is a transaction, and its ``COMMIT`` is only sent after its statements were answered;
+- a change is a transaction, and its ``COMMIT`` is only sent after its statements were answered (the passages of a
+  document are stored before it: nobody finds one that no chunk names);
 - the server itself ends a transaction that is older than the client's patience (``transaction_timeout``, hence
   PostgreSQL 17 or newer), so that a ``COMMIT`` that it reads late commits nothing;
 - the client does not cancel what hangs, for that needs a server that listens: it shuts the socket.
@@ -201,18 +202,19 @@ class Store:
     async def store_chunks(self, document_id: UUID, texts: Sequence[str], vectors: Vectors) -> None:
         """Make a document ready: replace its chunks by these, in one transaction. Raises UnknownDocumentError.
 
-        Many chunks may take longer than TIMEOUT_S; every ROWS_PER_TRIP of them have that time.
+        Many chunks may take longer than TIMEOUT_S; every ROWS_PER_TRIP of them have that time. So many passages are a
+        transaction each: who stores the same text at the same time waits for these, not for the whole document.
         """
         passages = {sha256(text.encode()).digest(): (text, vector) for text, vector in zip(texts, vectors, strict=True)}
         chunks = [(document_id, position, sha256(text.encode()).digest()) for position, text in enumerate(texts)]
         async with self._link() as link:
-            await link.execute("BEGIN")
-            await _finish(link, document_id, "ready", None)
             # In one order in every transaction: two that add the same passages cannot wait for each other.
             await link.insert(
                 "INSERT INTO passages (digest, text, embedding) VALUES (%s, %s, %b) ON CONFLICT DO NOTHING",
                 [(digest, *passages[digest]) for digest in sorted(passages)],
             )
+            await link.execute("BEGIN")
+            await _finish(link, document_id, "ready", None)
             await link.insert("INSERT INTO chunks (document_id, position, passage) VALUES (%s, %s, %s)", chunks)
             await link.execute("COMMIT")
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from itertools import count
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from lab.stacks.servers import Postgres
+from tests.support import until
 from workload.embeddings import DIMENSIONS, Vectors
 from workload.settings import settings
 from workload.store import (
@@ -199,16 +201,61 @@ def test_finds_everything_after_the_same_files_were_uploaded_again_and_again(dat
     run(work)
 
 
+@contextmanager
+def held(url: str, text: str) -> Iterator[None]:
+    """Let a transaction be about to add a passage: who adds the same one waits for it. It adds nothing in the end."""
+    with psycopg.connect(url) as holder:
+        digest = sha256(text.encode()).digest()
+        holder.execute("INSERT INTO passages VALUES (%s, %s, %s)", (digest, text, str(vectors(1)[0].tolist())))
+        yield
+        holder.rollback()
+
+
+async def waiting(url: str, count: int) -> None:
+    """Return when so many connections of a database wait for each other."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    assert await asyncio.to_thread(until, lambda: counted(url, query) == count), "they do not wait"
+
+
 def test_the_same_passages_in_another_order_at_the_same_time_do_not_block_each_other(database: str) -> None:
     """Transactions that would wait for each other's passages end in a deadlock error, or here in none."""
+    texts = sorted("abc", key=lambda text: sha256(text.encode()).digest())
 
     async def one(store: Store, order: int) -> None:
-        texts = [str(number) for number in range(300)][::order]
         await store.create_document(document_id := uuid4(), uuid4(), "name", "upload")
-        await store.store_chunks(document_id, texts, vectors(300)[::order])
+        await store.store_chunks(document_id, texts[::order], vectors(3)[::order])
 
     async def work(store: Store) -> None:
-        await asyncio.gather(*(one(store, 1 - 2 * (number % 2)) for number in range(8)))
+        await asyncio.gather(store.ping(), store.ping())
+        with held(database, texts[1]):  # each has what it adds before the middle one
+            both = asyncio.gather(one(store, 1), one(store, -1))
+            await waiting(database, 2)
+        await both
+
+    run(work)
+    assert counted(database, "SELECT count(*) FROM chunks") == 6
+    assert counted(database, "SELECT count(*) FROM passages") == 3
+
+
+def test_a_long_document_keeps_the_others_waiting_for_a_trip_of_its_passages_only(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the second upload of a long document would be refused, as if PostgreSQL were gone."""
+    monkeypatch.setattr("workload.store.ROWS_PER_TRIP", 1)
+    texts = sorted("abc", key=lambda text: sha256(text.encode()).digest())
+
+    async def work(store: Store) -> None:
+        long, short = uuid4(), uuid4()
+        for each in (long, short):
+            await store.create_document(each, uuid4(), "name", "upload")
+        with held(database, texts[2]):
+            being_stored = asyncio.ensure_future(store.store_chunks(long, texts, vectors(3)))
+            await waiting(database, 1)
+            await store.store_chunks(short, texts[:2], vectors(2))
+            assert await store.document(long) == Document("processing", 0, None)
+            assert [passage.document_id for passage in await store.nearest(vectors(1)[0], 5)] == [short, short]
+        await being_stored
+        assert await store.document(long) == Document("ready", 3, None)
 
     run(work)
 
