@@ -170,6 +170,7 @@ def connections(api: psutil.Process, broker: Redis) -> int:
     return sum(1 for one in api.net_connections() if one.raddr and one.raddr[1] == port)
 
 
+@pytest.mark.alone  # the last of so many is answered after two of the three seconds
 @pytest.mark.parametrize("post", [post_action, post_sequence])
 def test_a_stopped_broker_is_a_504_that_holds_nobody_else_up(
     start: Start, supervisor: Supervisor, make_redis: Callable[[], Redis], post: Callable[[App], httpx2.Response]
