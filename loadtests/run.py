@@ -15,7 +15,7 @@ from loadtests.sender import Intended, Sender
 from loadtests.target import Target, permitted_target
 
 # The generator is awake for a while before each arrival: above this it would leave too little to who shares its CPU.
-PROMPT_BELOW_PER_S = 1_000
+PROMPT_BELOW_PER_S = 4_000
 
 
 class Rows(Protocol):
