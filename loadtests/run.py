@@ -1,6 +1,7 @@
 """One run of the load in one process: what the plan says is sent, and each request has its row at the end."""
 
 import gc
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -15,7 +16,7 @@ from loadtests.sender import Intended, Sender
 from loadtests.target import Target, permitted_target
 
 # The generator is awake for a while before each arrival: above this it would leave too little to who shares its CPU.
-PROMPT_BELOW_PER_S = 4_000
+PROMPT_BELOW_PER_S = 2_000
 
 
 class Rows(Protocol):
@@ -76,8 +77,8 @@ class LoadRun:
         ]
         self._bystanders: gevent.Greenlet | None = None
         plan.draw(self._to_come())
-        low = options.rate is not None and options.rate + 2 * options.bystanders_per_s < PROMPT_BELOW_PER_S
-        self._real_time = low and be_prompt()
+        sent_per_s = ((options.rate or math.inf) + 2 * options.bystanders_per_s) * len(targets)
+        self._real_time = sent_per_s < PROMPT_BELOW_PER_S and be_prompt()
         gc.collect()
         gc.freeze()  # what is here stays: later collections need not look at it, and take less time
 

@@ -5,7 +5,7 @@ PostgreSQL (refused, gone, or there and silent) raises StoreUnavailable within T
 when the server comes back:
 
 - a change is a transaction, and its ``COMMIT`` is only sent after its statements were answered (the passages of a
-  document are stored before it: nobody finds one that no chunk names);
+  document are stored before it, and stay: nobody finds one that no chunk names, and the next attempt needs it);
 - the server itself ends a transaction that is older than the client's patience (``transaction_timeout``, hence
   PostgreSQL 17 or newer), so that a ``COMMIT`` that it reads late commits nothing;
 - the client does not cancel what hangs, for that needs a server that listens: it shuts the socket.
@@ -84,7 +84,7 @@ END IF; END $$;
 
 
 class StoreUnavailable(Exception):
-    """PostgreSQL could not be reached, or did not answer in time; what was begun is undone."""
+    """PostgreSQL could not be reached, or did not answer in time; what was begun is undone, but for passages."""
 
 
 class UnknownDocumentError(LookupError):

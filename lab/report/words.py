@@ -326,7 +326,7 @@ def _turns(run: RunRecord) -> list[str]:
     where = "" if not any(known) else f" in {known.count(0)} of {len(known)} blocks"
     return [
         f"The load generator took turns with the shared servers{where}: it had no real-time policy, for want of the "
-        "right to one or because of a rate above 4,000 requests/s. More blocks may be void than with it."
+        "right to one or because of too high a rate for it. More blocks may be void than with it."
     ]
 
 

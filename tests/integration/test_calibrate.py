@@ -50,6 +50,7 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
     assert status == VOID, printed.getvalue()
     (run,) = tmp_path.iterdir()
     summary = json.loads((run / "summary.json").read_text())
+    assert len(summary["calibration"]["servers"]) == 1, printed.getvalue()
     (server,) = summary["calibration"]["servers"]
     assert (server["requests"], server["outcomes"]) == (600, {"acknowledged": 600})
     assert server["truth"]["p95_ms"] == 20
