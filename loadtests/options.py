@@ -1,5 +1,6 @@
 """The options of the load, on the command line and in the start form of the web UI."""
 
+import math
 import os
 import re
 from argparse import ArgumentParser
@@ -99,7 +100,7 @@ class LoadOptions(BaseModel):
             return self
         if self.duration is None:
             raise UsageError("--rate needs --duration: how long the measured window is, in seconds.")
-        arrivals = (self.rate + 2 * self.bystanders_per_s) * self.span_s * len(self.targets)
+        arrivals = self.sent_per_s * self.span_s
         if arrivals > MAX_ARRIVALS:
             raise UsageError(f"A schedule of {arrivals:,.0f} requests is too long: at most {MAX_ARRIVALS:,}.")
         return self
@@ -136,6 +137,11 @@ class LoadOptions(BaseModel):
     def span_s(self) -> float:
         """The length of warm-up and window together, in seconds."""
         return (self.warmup or 0.0) + (self.duration or 0.0)
+
+    @property
+    def sent_per_s(self) -> float:
+        """How many requests/s a schedule sends, bystanders too, to all contenders together; infinite without one."""
+        return ((self.rate or math.inf) + 2 * self.bystanders_per_s) * len(self.targets)
 
 
 def read_options(values: Mapping[str, Any]) -> LoadOptions:

@@ -1,7 +1,6 @@
 """One run of the load in one process: what the plan says is sent, and each request has its row at the end."""
 
 import gc
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -77,8 +76,7 @@ class LoadRun:
         ]
         self._bystanders: gevent.Greenlet | None = None
         plan.draw(self._to_come())
-        sent_per_s = ((options.rate or math.inf) + 2 * options.bystanders_per_s) * len(targets)
-        self._real_time = sent_per_s < PROMPT_BELOW_PER_S and be_prompt()
+        self._real_time = options.sent_per_s < PROMPT_BELOW_PER_S and be_prompt()
         gc.collect()
         gc.freeze()  # what is here stays: later collections need not look at it, and take less time
 

@@ -14,6 +14,7 @@ from lab.stacks import servers
 from lab.stacks.local import Servers
 from lab.stacks.servers import MailSink, Postgres, Redis
 from lab.stacks.supervisor import Supervisor
+from tests.support import steal
 
 _numbers = count(1)
 # They share what a fixture of theirs makes once.
@@ -110,3 +111,9 @@ def make_postgres(supervisor: Supervisor, tmp_path: Path) -> Iterator[Callable[[
     yield make
     for server in made:
         server.stop()
+
+
+@pytest.fixture
+def nothing_stolen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CPU is stolen by what psutil says: from inside nobody can keep a host from it, which may go on for minutes."""
+    steal(monkeypatch, max(available_cpus()) + 1, lambda _: 0.0)

@@ -21,17 +21,10 @@ from lab.rundir import RunDir
 from lab.stacks.local import Servers
 from lab.stacks.supervisor import Supervisor
 from tests.realblocks import NoInterrupt
-from tests.support import steal
-
-
-@pytest.fixture
-def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what psutil is made to say no CPU was stolen: from inside nobody can keep a host from it."""
-    steal(monkeypatch, max(available_cpus()) + 1, lambda _: 0.0)
 
 
 @pytest.mark.alone
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("nothing_stolen")
 def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +57,7 @@ def test_a_server_that_is_not_what_it_claims_fails_the_calibration(
 
 
 @pytest.mark.alone
-@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.usefixtures("nothing_stolen")
 def test_what_a_calibration_has_found_is_kept_where_a_later_trial_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,13 +86,12 @@ def test_on_an_undisturbed_machine_it_is_known_what_the_broker_used(shared: Serv
 
 
 @pytest.mark.alone
-def test_an_undisturbed_block_is_valid(shared: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("nothing_stolen")
+def test_an_undisturbed_block_is_valid(shared: Servers, tmp_path: Path) -> None:
     """With work, journal, effects and bystanders; while the machine makes it late, and nothing else, measured again.
 
-    By what psutil is made to say no CPU was stolen: from inside nobody can keep a host from it, which may go on for
-    minutes.
+    No CPU is stolen, or so psutil is made to say.
     """
-    steal(monkeypatch, max(available_cpus()) + 1, lambda _: 0.0)
     scenario = load_of("mixed", rate=20, warmup_s=0.5, duration_s=4)
     block, folder = measure_block(shared, tmp_path, KNOWN["inline"], scenario, void_repeats=2)
     (run_dir,) = tmp_path.iterdir()
